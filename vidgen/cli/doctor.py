@@ -1,0 +1,144 @@
+"""``vidgen doctor``: what is here, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from vidgen import __version__
+from vidgen.errors import UserError
+
+
+class Finding(NamedTuple):
+    """One thing looked at. ``state`` is ok, missing (vidgen needs it) or hint (something more would work with it)."""
+
+    state: str
+    subject: str
+    detail: str
+
+
+NEEDED = ("torch", "lightning", "hydra-core", "timm", "torchmetrics", "einops", "av", "safetensors", "rich", "matplotlib", "jinja2", "numpy")
+
+OPTIONAL = {
+    "torchcodec": "decodes video faster where it is installed",
+    "tensorboard": "for logger=tensorboard",
+    "wandb": "for logger=wandb",
+    "vector-quantize-pytorch": "for the tests, which compare with it",
+}
+
+LOW_DISK_GB = 5
+
+WEIGHTS = {
+    "FVD": "i3d_torchscript.pt (the I3D network of the published figures, trained on Kinetics-400)",
+    "LPIPS": "alexnet-owt-7be5be79.pth (torchvision's AlexNet; torchmetrics brings the linear heads)",
+}
+"""Files that metrics to come will ask for. No metric of this version needs any."""
+
+
+def run(words: list[str]) -> int:
+    """Prints a line for each finding; returns 1 where something that vidgen needs is missing, else 0.
+
+    Raises:
+        UserError: on any argument.
+    """
+    if words:
+        raise UserError(f"vidgen doctor takes no arguments, and got '{words[0]}'. See: vidgen doctor --help")
+    missing = False
+    for finding in examine():
+        missing |= finding.state == "missing"
+        print(f"{finding.state:<8}{finding.subject:<26}{finding.detail}", flush=True)
+    return int(missing)
+
+
+def examine() -> Iterator[Finding]:
+    """Everything looked at, in turn."""
+    yield Finding("ok", "vidgen", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield from _packages()
+    yield from _devices()
+    yield from _video()
+    yield _compiler()
+    yield _disk()
+    for metric, file in WEIGHTS.items():
+        yield Finding("hint", f"weights for {metric}", f"not part of this version; it will need {file}")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in (*NEEDED, *OPTIONAL):
+        try:
+            yield Finding("ok", name, version(name))
+        except PackageNotFoundError:
+            state = "hint" if name in OPTIONAL else "missing"
+            yield Finding(state, name, f"{OPTIONAL.get(name, 'needed')}: pip install {name}")
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding("missing", "devices", f"torch cannot be imported: {error}")
+        return
+    from vidgen.training import precision
+
+    cpu = torch.device("cpu")
+    yield Finding("ok", "CPU", f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores; trains in {precision.choose('auto', cpu)}")
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        yield Finding("ok", f"GPU {index}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is built without CUDA"
+        yield Finding("hint", "GPU", f"none found ({built}); small recipes train on the CPU in minutes")
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _video() -> Iterator[Finding]:
+    try:
+        import av
+    except ImportError as error:
+        yield Finding("missing", "video", f"av (PyAV) cannot be imported: {error}")
+        return
+    for what, name, mode in (
+        ("decoder H.264", "h264", "r"),
+        ("decoder H.265", "hevc", "r"),
+        ("decoder AV1", "libdav1d", "r"),
+        ("encoder H.264", "libx264", "w"),
+    ):
+        try:
+            yield Finding("ok", what, av.Codec(name, mode).long_name)
+        except ValueError:
+            yield Finding("missing", what, "this build of PyAV lacks it: pip install --force-reinstall --only-binary :all: av")
+
+
+def _compiler() -> Finding:
+    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if found is None:
+        return Finding("hint", "C++ compiler", "none found, so torch.compile cannot be used on the CPU: install g++ or clang++")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return Finding("hint", "C++ compiler", f"{found}, but torch.compile also needs Python's headers (python{minor}-dev)")
+    return Finding("ok", "C++ compiler", found)
+
+
+def _disk() -> Finding:
+    """Whether runs can be written here, tried in ``runs`` or where it would be made."""
+    folder = Path("runs") if Path("runs").is_dir() else Path()
+    where = str((Path.cwd() / "runs"))
+    free = shutil.disk_usage(folder).free / 1e9
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding("missing", "runs folder", f"{where} cannot be written ({error.strerror}); use runs=FOLDER")
+    return Finding("ok" if free > LOW_DISK_GB else "hint", "runs folder", f"{where}, {free:.0f} GB free")

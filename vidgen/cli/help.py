@@ -1,0 +1,129 @@
+"""The help texts, made of the recipes' own words; nothing here imports a part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vidgen.config import command_groups, config_dir, describe, preset_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What is said of a command beside what its recipe says."""
+
+    usage: str
+    examples: tuple[str, ...]
+    output: str
+    purpose: str = ""
+    inner: str = ""
+
+
+COMMANDS = {
+    "fit": Command(
+        usage="vidgen fit [-m] [key=value ...]",
+        examples=(
+            "vidgen fit tokenizer=lfq generator=dit",
+            "vidgen fit experiment=smoke",
+            "vidgen fit data=folder data.path=VIDEOS tokenizer=kl tokenizer.quantizer.channels=16",
+        ),
+        inner="tokenizer.quantizer.bits=12",
+        output="runs/<date>-<tokenizer>-<generator>/, with report.html; runs/latest leads to the newest. The same command given\n"
+        "again after a stop goes on where it was.",
+    ),
+    "eval": Command(
+        usage="vidgen eval [-m] [key=value ...]",
+        examples=("vidgen eval", "vidgen eval run=runs/latest evaluation.samples=64", "vidgen eval run=RUN data=worlds seed=1"),
+        inner="evaluation.clips=64",
+        output="rows in the run's metrics.jsonl, and its report.html.",
+    ),
+    "sample": Command(
+        usage="vidgen sample [-m] [key=value ...]",
+        examples=("vidgen sample", "vidgen sample model=runs/latest num=16 label=0", "vidgen sample frames=33 out=long seed=1"),
+        output="mp4 files and a contact sheet in the folder 'out'.",
+    ),
+    "list": Command(
+        purpose="Lists every part by name, with what it is.",
+        usage="vidgen list [KIND] [--pairs] [--json]",
+        examples=("vidgen list", "vidgen list quantizers", "vidgen list --pairs"),
+        output="a table, or with --json an object, on the standard output. KIND is a kind of part (quantizers) or a group\n"
+        "(tokenizer/quantizer). --pairs shows what each generator does with the latents of each tokenizer.",
+    ),
+    "show": Command(
+        purpose="Shows the config that a command would run with, as yaml: every option of every part chosen.",
+        usage="vidgen show [fit|eval|sample] [key=value ...]",
+        examples=("vidgen show", "vidgen show tokenizer=kl", "vidgen show sample num=16"),
+        output="yaml on the standard output. Nothing is run.",
+    ),
+    "doctor": Command(
+        purpose="Looks at versions, devices, decoders, disk and compiler, and says what to do about what is missing.",
+        usage="vidgen doctor",
+        examples=("vidgen doctor",),
+        output="a line for each thing looked at. The exit status is 1 where something that vidgen needs is missing.",
+    ),
+}
+
+
+def overview() -> str:
+    """What ``vidgen --help`` prints."""
+    commands = [f"{name:<8} {purpose(name)}" for name in COMMANDS]
+    examples = ["vidgen fit tokenizer=lfq generator=dit", "vidgen list --pairs", "vidgen sample model=runs/latest num=16"]
+    return _joined(
+        "vidgen: any video tokenizer meets any generator, compared apples to apples.",
+        "Usage: vidgen COMMAND [key=value ...]",
+        _section("Commands:", commands),
+        _section("Examples:", examples),
+        "More: vidgen COMMAND --help, vidgen --version; --debug adds the traceback to a mistake's sentence.",
+    )
+
+
+def of(command: str) -> str:
+    """What ``vidgen COMMAND --help`` prints."""
+    about = COMMANDS[command]
+    sections = [purpose(command), f"Usage: {about.usage}", _section("Examples:", about.examples)]
+    if not about.purpose:
+        if command_groups(command):
+            sections.append(_section("Parts (key=name; * is taken unless another is named):", _groups(command)))
+        sections.append(_section("Options (key=value):", _options(command)))
+        sections.append(f"Options of the parts, such as {about.inner}: vidgen show {command}" if about.inner else "")
+        sections.append(f"Several values: vidgen {command} -m seed=0,1 ... runs every combination, one after another.")
+    return _joined(*sections, f"Output: {about.output}")
+
+
+def purpose(command: str) -> str:
+    """What a command is for, in one sentence."""
+    return COMMANDS[command].purpose or describe("", command)
+
+
+def _joined(*sections: str) -> str:
+    return "\n\n".join(section for section in sections if section)
+
+
+def _section(title: str, lines: Iterable[str]) -> str:
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _groups(command: str) -> Iterator[str]:
+    """The groups of a command and their names with what they are, as lines; the default is starred."""
+    for group, default in command_groups(command).items():
+        names = preset_names(group)
+        width = max(map(len, names))
+        yield f"{group}="
+        for name in names:
+            yield f"  {name:<{width}} {'*' if name == default else ' '} {describe(group, name)}".rstrip()
+
+
+def _options(command: str) -> list[str]:
+    """The options of the command's own yaml with their defaults and comments, as lines."""
+    found, above = [], ""
+    for line in (config_dir() / f"{command}.yaml").read_text(encoding="utf-8").splitlines():
+        match = re.fullmatch(r"(?P<indent> *)(?P<key>\w+): *(?P<value>[^#]*?) *(?:# *(?P<comment>.*))?", line)
+        if not match or match["key"] == "defaults":
+            continue
+        above = match["key"] if not match["indent"] and not match["value"] else above if match["indent"] else ""
+        if match["value"]:
+            key = f"{above}.{match['key']}" if above else match["key"]
+            found.append((f"{key}={match['value']}", match["comment"] or ""))
+    width = max(len(option) for option, _ in found)
+    return [f"{option:<{width}}  {comment}".rstrip() for option, comment in found]

@@ -1,0 +1,77 @@
+"""``vidgen list``: every name with what it is, read from files; no part is imported."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+
+from vidgen.config import GROUPS, config_dir, describe, load, names, preset_names
+from vidgen.errors import UserError
+from vidgen.registry import KINDS, files, unknown
+from vidgen.routes import kind, route
+
+FLAGS = ("--pairs", "--json")
+
+
+def run(words: list[str]) -> None:
+    """Prints what ``words`` (``[KIND] [--pairs] [--json]``) ask for.
+
+    Raises:
+        UserError: on an unknown kind or flag.
+    """
+    flags, wanted = [word for word in words if word.startswith("-")], [word for word in words if not word.startswith("-")]
+    for flag in flags:
+        if flag not in FLAGS:
+            raise UserError(f"{unknown('flag', flag, FLAGS)} See: vidgen list --help")
+    if len(wanted) > 1:
+        raise UserError(f"vidgen list takes one kind, not {len(wanted)}: {', '.join(wanted)}. See: vidgen list --help")
+    tables = pairs() if "--pairs" in flags else {title: table(title) for title in _titles(wanted)}
+    print(json.dumps(tables, indent=2) if "--json" in flags else "\n\n".join(map(_text, tables, tables.values())))
+
+
+def _titles(wanted: list[str]) -> list[str]:
+    """What to list: one kind, by its name or its group's, or everything."""
+    groups = {str(path.parent.relative_to(config_dir())) for path in config_dir().glob("*/**/*.yaml")}
+    others = sorted(groups.difference(GROUPS.values()))
+    if not wanted:
+        return [*KINDS, *others]
+    (name,) = wanted
+    by_group = {group: title for title, group in GROUPS.items()}
+    if name not in (*KINDS, *groups):
+        raise UserError(f"{unknown('kind', name, [*KINDS, *others])} See: vidgen list --help")
+    return [by_group.get(name, name)]
+
+
+def table(title: str) -> dict[str, str]:
+    """The names of a kind or a group, each with one sentence."""
+    if title in KINDS and title not in GROUPS:
+        return {name: _first_sentence(title, name) for name in names(title)}
+    group = GROUPS.get(title, title)
+    return {name: describe(group, name) for name in preset_names(group)}
+
+
+def _first_sentence(title: str, name: str) -> str:
+    """The first line of a module's docstring, without importing it."""
+    if name not in files(title):
+        return "From another package."
+    docstring = ast.get_docstring(ast.parse(files(title)[name].read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def pairs() -> dict[str, dict[str, str]]:
+    """For each tokenizer and generator, what the generator does with the tokenizer's latents."""
+    return {
+        tokenizer: {generator: _route(tokenizer, generator) for generator in names("generators")}
+        for tokenizer in names("tokenizers")
+    }
+
+
+def _route(tokenizer: str, generator: str) -> str:
+    latents = kind(load("tokenizer", tokenizer))
+    return route(load("generator", generator)["name"], latents) if latents else "told when built"
+
+
+def _text(title: str, rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {sentence}".rstrip() for name, sentence in rows.items())])

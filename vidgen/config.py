@@ -1,0 +1,211 @@
+"""The recipes in ``configs/``, composed without Hydra: for the library, for listing, and to check what a user typed.
+
+A recipe is a yaml file of plain values. Its ``defaults`` list names the parts it is made of (``- quantizer: lfq`` takes
+``<group>/quantizer/lfq.yaml``) and the recipes it starts from (``- dit``), in Hydra's own syntax, so the same files serve both.
+The parts of other packages have no yaml: their recipe is their signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vidgen.errors import UserError, did_you_mean
+from vidgen.registry import files, known_kind, plugins, recipe, unknown
+
+GROUPS = {
+    "tokenizers": "tokenizer",
+    "backbones": "tokenizer/backbone",
+    "quantizers": "tokenizer/quantizer",
+    "generators": "generator",
+    "data": "data",
+}
+"""Where each kind of part keeps its recipes."""
+
+KIND_OF = {group: kind for kind, group in GROUPS.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe yaml that reads 1e-3 as a number, as Hydra does, and not as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def config_dir() -> Path:
+    """The folder of recipes: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else inside.parent.parent / "configs"
+
+
+def names(kind: str) -> list[str]:
+    """The names of ``kind``: its recipes (``lfq``, ``dit_xl``), or its files where it has none; plug-ins included.
+
+    Raises:
+        UserError: on an unknown kind, naming the nearest and all of them.
+    """
+    known_kind(kind)
+    return list(preset_names(GROUPS[kind])) if kind in GROUPS else sorted({*files(kind), *plugins(kind)})
+
+
+@cache
+def preset_names(group: str) -> tuple[str, ...]:
+    """The recipes of a group: its yaml files, and the parts that other packages add."""
+    own = {path.stem for path in (config_dir() / group).glob("*.yaml")}
+    return tuple(sorted(own.union(plugins(KIND_OF[group]) if group in KIND_OF else ())))
+
+
+@cache
+def command_groups(command: str) -> dict[str, str | None]:
+    """The groups that a command's yaml is made of, those inside them too, each with its default (None: optional)."""
+    found: dict[str, str | None] = {}
+    for group, choice in _parts("", command).items():
+        found[group] = choice
+        if choice is not None:
+            found |= {f"{group}/{part}": name for part, name in _parts(group, choice).items()}
+    return found
+
+
+def _parts(group: str, name: str) -> dict[str, str | None]:
+    """What the defaults of a recipe choose, by key; entries without a key are other recipes."""
+    entries = _read(config_dir() / group / f"{name}.yaml").get("defaults", [])
+    return {_part(key): choice for entry in entries if isinstance(entry, Mapping) for key, choice in entry.items()}
+
+
+def _part(key: str) -> str:
+    return key.removeprefix("override ").removeprefix("optional ").strip()
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+
+
+def describe(group: str, name: str) -> str:
+    """The first comment of a recipe: what it is, in one sentence; for a part of another package, which."""
+    path = config_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        point = plugins(KIND_OF[group])[name]
+        return f"From {point.dist.name}." if point.dist else "From another package."
+    comments = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    return next((comment for comment in comments if not comment.startswith("@package")), "")
+
+
+def load(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The recipe ``name`` of ``group`` with its parts, as nested plain values, and ``overrides`` on top.
+
+    An override is nested as in the yaml. A string in the place of a part swaps the part for the recipe of that name, and so does
+    another ``name`` inside it: ``{"quantizer": {"name": "kl", "channels": 4}}``.
+
+    Raises:
+        UserError: on an unknown recipe or key, or a value of another type than the recipe's, naming the nearest right thing.
+    """
+    if name not in preset_names(group):
+        raise unknown(group, name, preset_names(group))
+    config = _composed(group, name)
+    changes = dict(overrides or {})
+    for key in [key for key in changes if preset_names(f"{group}/{key}")]:
+        own = dict(changes[key]) if isinstance(changes[key], Mapping) else {"name": changes[key]}
+        if own.get("name", config[key]["name"]) != config[key]["name"] or not isinstance(changes[key], Mapping):
+            config[key], changes[key] = load(f"{group}/{key}", own.pop("name"), own), {}
+    return merge(config, checked(config, changes, group))
+
+
+def _composed(group: str, name: str) -> dict[str, Any]:
+    path = config_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        return _plugin_recipe(group, name)
+    own = dict(_read(path))
+    config: dict[str, Any] = {}
+    for entry in own.pop("defaults", []):
+        if isinstance(entry, Mapping):
+            config |= {_part(key): load(f"{group}/{_part(key)}", part) for key, part in entry.items()}
+        elif entry != "_self_":
+            config = merge(config, load(group, entry))
+    return merge(config, own)
+
+
+def _plugin_recipe(group: str, name: str) -> dict[str, Any]:
+    """The options of another package's part; what it does not say of training is as for the default of its group."""
+    default = command_groups("fit").get(group)
+    like = _composed(group, default) if default else {}
+    return recipe(KIND_OF[group], name) | {key: like[key] for key in ("training",) if key in like}
+
+
+def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """``extra`` over ``base``, mapping by mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in extra.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """``extra`` with every value in the type of ``base``'s: 1e4 for a whole number is 10000, 1 for a number is 1.0.
+
+    A value that is None in ``base`` may become anything; no other may become None.
+
+    Raises:
+        UserError: on a key that ``base`` lacks or a value of another type, naming the key in full and what is right.
+    """
+    values: dict[str, Any] = {}
+    for key, value in extra.items():
+        if key not in base:
+            subject = f"'{where}' has" if where else "There is"
+            raise UserError(f"{subject} no option '{key}'.{did_you_mean(key, base)} The options are {', '.join(base)}.")
+        default, full = base[key], f"{where}.{key}" if where else key
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            values[key] = checked(default, value, full)
+            continue
+        try:
+            values[key] = _typed(default, value)
+        except TypeError:
+            raise UserError(f"{full} is {_type_name(default)} ({_shown(default)} by default), and {_shown(value)} is not.") from None
+    return values
+
+
+def _typed(default: Any, value: Any) -> Any:
+    """``value`` in the type of ``default``; TypeError where it has another."""
+    if default is None or type(value) is type(default) and not isinstance(default, list):
+        return value
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        return [_typed(default[0], item) for item in value] if default else list(value)
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if type(default) is int and type(value) is float and value.is_integer():
+        return int(value)
+    raise TypeError
+
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    list: "a list",
+    tuple: "a list",
+    dict: "a group of options",
+}
+
+
+def _type_name(value: Any) -> str:
+    name = _TYPE_NAMES.get(type(value), type(value).__name__)
+    inner = _TYPE_NAMES.get(type(value[0])) if isinstance(value, list | tuple) and value else None
+    return f"{name}, each {inner}" if inner else name
+
+
+def _shown(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, Mapping):
+        return "{...}"
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")

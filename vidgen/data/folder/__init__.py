@@ -1,0 +1,293 @@
+"""``folder``: any folder of videos, or of class folders of videos, of any size and frame rate.
+
+The first use decodes every file (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them
+(``cache.py``); later uses only look whether a file has changed. A file that does not decode from end to end, is too short
+for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print and in ``skipped``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from vidgen.data.folder.cache import VERSION, FrameCache, Stored
+from vidgen.data.folder.layout import class_folders, existing_folder, given_splits, video_names
+from vidgen.errors import UserError, did_you_mean
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A usable file: its name relative to the folder, its decoded frames, its class (-1: none), its own split if it has one."""
+
+    name: str
+    stored: Stored
+    label: int
+    given: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Frames ``begin`` to ``end`` (exclusive) of a video, all in one split."""
+
+    video: Video
+    begin: int
+    end: int
+
+
+class Folder:
+    """Clips of the videos below a folder.
+
+    **Classes.** With ``classes="auto"`` the first sub-folder on the way to a video is its class, provided that all videos lie
+    in sub-folders and there are at least two; a flat folder has no labels.
+
+    **Splits.** By file, so that no test clip shares a scene with a training clip: class by class, in an order drawn from
+    (seed, name), in the proportions ``split``, with at least one file in each. Sub-folders called ``train``, ``val`` and
+    ``test`` are obeyed instead; those missing are cut from ``train``. ``split_by="time"`` is for one or a few long videos:
+    each is cut into three spans, train first. Spans of one file share a scene, so held-out figures flatter then.
+
+    **Clips.** A video of n frames gives floor(n / length) clips an epoch. In ``train`` they start at random within equal parts
+    of the video, drawn from (seed, name, number of the clip, epoch); in ``val`` and ``test`` evenly spaced, always the same.
+
+    Args:
+        path: The folder. Hidden files and folders in it are ignored, links are followed.
+        frames: T, frames of a clip.
+        height: H in pixels. The largest centred part of the shape H x W is cut out and resized.
+        width: W in pixels.
+        fps: Frames a second, converted by time stamps: nearest frame, slower files repeat some; None keeps each file's own.
+        stride: A clip takes every such frame; its length is ``(frames - 1) * stride + 1`` frames.
+        classes: "auto" or "none".
+        split: Shares of train, val and test; they add up to 1.
+        split_by: "file" or "time".
+        seed: Of the split and of the training clips.
+        cache: Where decoded frames are kept: H * W * 3 bytes a frame.
+
+    Attributes:
+        shape: (T, H, W).
+        class_names: Sorted names of the classes that have usable videos; () without classes.
+        fingerprint: sha256 of all that decides the clips: the bytes and names of the files, and every option but the paths.
+        skipped: (name, reason) of every file left out.
+
+    Raises:
+        UserError: when an option is out of range, when the folder is missing or holds no video, too few, or too short ones,
+            or when the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        fps: float | None = None,
+        stride: int = 1,
+        classes: str = "auto",
+        split: Sequence[float] = (0.8, 0.1, 0.1),
+        split_by: str = "file",
+        seed: int = 0,
+        cache: str = "runs/cache/folder",
+    ) -> None:
+        _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
+        _check_choice("classes", classes, ("auto", "none"))
+        _check_choice("split_by", split_by, ("file", "time"))
+        self.shape = (frames, height, width)
+        self.seed, self.stride = seed, stride
+        fps, split = None if fps is None else float(fps), [float(share) for share in split]
+        self.length = (frames - 1) * stride + 1
+        self.root = existing_folder(path)
+        self._cache = FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
+
+        names = video_names(self.root)
+        given = given_splits(names)
+        if given and split_by == "time":
+            raise UserError(f"{self.root} has split folders of its own ({', '.join(SPLITS)}): drop data.split_by=time.")
+        labels = class_folders(names, inside=bool(given)) if classes == "auto" else {}
+        stored, broken, fresh = self._cache.add(self.root, names)
+        usable, unused = self._usable(stored, pieces=1 if split_by == "file" else len(SPLITS))
+        self.skipped = sorted({**broken, **unused}.items())
+        if fresh:
+            _report(self.skipped, self.root)
+        if not usable:
+            raise UserError(self._nothing_usable(stored))
+
+        self.class_names = tuple(sorted({labels[name] for name in usable if name in labels}))
+        number = {name: k for k, name in enumerate(self.class_names)}
+        self.videos = [
+            Video(name=name, stored=stored[name], label=number.get(labels.get(name, ""), -1), given=given.get(name))
+            for name in usable
+        ]
+        cut = self._split_by_file if split_by == "file" else self._split_by_time
+        self._spans = cut(dict(zip(SPLITS, split, strict=True)))
+        self._ends = {part: list(accumulate(map(self._clips, spans))) for part, spans in self._spans.items()}
+        self.fingerprint = _digest(
+            {
+                "pixels": [VERSION, height, width, fps],
+                "clips": [frames, stride, seed, split, split_by, classes],
+                "files": [(video.name, video.stored.sha256) for video in self.videos],
+            }
+        )
+
+    def size(self, split: str) -> int:
+        """Distinct clips in one epoch of ``train``, ``val`` or ``test``."""
+        return self._ends[split][-1]
+
+    def clip(self, split: str, index: int, epoch: int = 0) -> dict[str, Any]:
+        """One clip, a pure function of the arguments, the seed and the files.
+
+        Returns:
+            ``video`` uint8 (T, H, W, 3); ``label`` int, -1 without classes; ``source``, the name of its file relative to the
+            folder; ``start``, the number of its first frame there, counted at the converted rate.
+
+        Raises:
+            IndexError: when ``index`` is not in ``range(size(split))``.
+        """
+        if not 0 <= index < self.size(split):
+            raise IndexError(f"{split} has {self.size(split)} clips, there is no number {index}")
+        which = bisect_right(self._ends[split], index)
+        span = self._spans[split][which]
+        number = index - (self._ends[split][which - 1] if which else 0)
+        start = span.begin + self._start(span, number, epoch if split == "train" else None)
+        return {
+            "video": self._cache.read(span.video.stored, start, start + self.length, self.stride),
+            "label": span.video.label,
+            "source": span.video.name,
+            "start": start,
+        }
+
+    def files(self, split: str) -> list[str]:
+        """The names of the files that ``train``, ``val`` or ``test`` takes its clips from, in the order of the clips."""
+        return [span.video.name for span in self._spans[split]]
+
+    def _clips(self, span: Span) -> int:
+        return (span.end - span.begin) // self.length
+
+    def _start(self, span: Span, number: int, epoch: int | None) -> int:
+        """First frame of clip ``number`` within its span: drawn for an epoch, evenly spaced for None."""
+        clips, last = self._clips(span), span.end - span.begin - self.length
+        if epoch is None:
+            return last * number // (clips - 1) if clips > 1 else last // 2
+        low, high = (last + 1) * number // clips, (last + 1) * (number + 1) // clips
+        drawn = int(_digest(["start", self.seed, span.video.name, number, epoch])[:16], 16)
+        return low + drawn % (high - low)
+
+    def _usable(self, stored: Mapping[str, Stored], pieces: int) -> tuple[list[str], dict[str, str]]:
+        """Names of the files to use, and why the others are not: too short for ``pieces`` clips, or a copy of another."""
+        usable: list[str] = []
+        unused: dict[str, str] = {}
+        first: dict[str, str] = {}
+        for name, video in stored.items():
+            if video.frames < self.length * pieces:
+                unused[name] = f"it has {video.frames} of the {self.length * pieces} frames needed"
+            elif video.sha256 in first:
+                unused[name] = f"it is a copy of {first[video.sha256]}"  # or one clip could be in two splits
+            else:
+                first[video.sha256] = name
+                usable.append(name)
+        return usable, unused
+
+    def _nothing_usable(self, stored: Mapping[str, Stored]) -> str:
+        if not stored:
+            name, reason = self.skipped[0]
+            return (
+                f"None of the {len(self.skipped)} videos in {self.root} can be read (the first, {name}: {reason}): "
+                "give data.path=FOLDER with videos that play."
+            )
+        longest = max(stored, key=lambda name: stored[name].frames)
+        return (
+            f"No video in {self.root} is long enough: the longest, {longest}, has {stored[longest].frames} frames, and clips "
+            f"of data.frames={self.shape[0]} with data.stride={self.stride} need {self.length} (three times that with "
+            "data.split_by=time): lower data.frames or data.stride, or give data.path=FOLDER with longer videos."
+        )
+
+    def _split_by_file(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
+        parts: dict[str, list[Video]] = {part: [v for v in self.videos if v.given == part] for part in SPLITS}
+        pool = parts["train"] or [video for video in self.videos if video.given is None]
+        empty = [part for part in SPLITS if part == "train" or not parts[part]]
+        if len(pool) < len(empty):
+            raise UserError(
+                f"{self.root} has too few usable videos, {len(pool)} for {len(empty)} splits ({', '.join(empty)})"
+                f"{_left_out(self.skipped)}: add videos, or say data.split_by=time to cut each into three spans of time."
+            )
+        order = self._stratified(pool)
+        begin = 0
+        for part, end in zip(empty, _ends(len(order), [shares[part] for part in empty], least=1), strict=True):
+            parts[part], begin = order[begin:end], end
+        whole = {part: sorted(videos, key=lambda video: video.name) for part, videos in parts.items()}
+        return {part: [Span(video=v, begin=0, end=v.stored.frames) for v in videos] for part, videos in whole.items()}
+
+    def _split_by_time(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
+        spans: dict[str, list[Span]] = {part: [] for part in SPLITS}
+        for video in self.videos:
+            begin = 0
+            for part, end in zip(SPLITS, _ends(video.stored.frames, list(shares.values()), self.length), strict=True):
+                spans[part].append(Span(video=video, begin=begin, end=end))
+                begin = end
+        return spans
+
+    def _stratified(self, videos: Sequence[Video]) -> list[Video]:
+        """An order in which every stretch holds the classes in proportion; within a class it is drawn from (seed, name)."""
+        drawn = sorted(videos, key=lambda video: _digest(["split", self.seed, video.name]))
+        sizes, seen = Counter(video.label for video in drawn), Counter[int]()
+        place: dict[str, float] = {}
+        for video in drawn:
+            place[video.name] = seen[video.label] / sizes[video.label]
+            seen[video.label] += 1
+        return sorted(drawn, key=lambda video: place[video.name])
+
+
+def _ends(total: int, shares: Sequence[float], least: int) -> list[int]:
+    """Where the parts of ``range(total)`` end when it is cut by ``shares``, each part at least ``least`` long."""
+    ends: list[int] = []
+    for k, share in enumerate(accumulate(shares), 1):
+        low, high = (ends[-1] if ends else 0) + least, total - least * (len(shares) - k)
+        ends.append(min(max(round(total * share / sum(shares)), low), high))
+    return ends
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return ""
+    name, reason = skipped[0]
+    return f" ({len(skipped)} left out; the first, {name}: {reason})"
+
+
+def _report(skipped: Sequence[tuple[str, str]], root: Path) -> None:
+    for name, reason in skipped:
+        print(f"Left out {root / name}: {reason}.", file=sys.stderr)
+
+
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"data.{option}={value} is neither of {' and '.join(choices)}.{did_you_mean(str(value), choices)}")
+
+
+def _check_options(**options: Any) -> None:
+    for option in ("frames", "height", "width", "stride"):
+        value = options[option]
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"data.{option}={value} makes no clip: give a whole number from 1 on.")
+    fps = options["fps"]
+    if fps is not None and not (isinstance(fps, int | float) and 0 < fps < math.inf):
+        raise UserError(f"data.fps={fps} is no frame rate: give frames a second, such as 10, or null for each file's own.")
+    split = options["split"]
+    shares = len(split) == len(SPLITS) and all(share > 0 for share in split) and abs(sum(split) - 1) < 1e-6
+    if not shares:
+        raise UserError(
+            f"data.split={list(split)} does not share out the videos: give three positive numbers for train, val and test "
+            "that add up to 1, such as [0.8,0.1,0.1]."
+        )

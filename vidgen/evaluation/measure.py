@@ -1,0 +1,237 @@
+"""Results of a trained model: reconstructions, codebook, physics, samples; each a named figure with its protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidgen.data.batches import eval_batches, to_pixels, to_video
+from vidgen.data.worlds import Worlds
+from vidgen.data.worlds.recipe import GROUND
+from vidgen.hub import Model
+from vidgen.latents import Condition, Shape
+from vidgen.metrics.codebook import CodebookUsage
+from vidgen.metrics.legality import RESIDUAL, RESIDUAL_MOST, Legality, Verdicts
+from vidgen.metrics.reconstruction import PSNR, SSIM, SSIM_WINDOW, RegionPSNR, foreground
+from vidgen.protocols import Data
+
+PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
+SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
+LEGAL_RULE = f"within {RESIDUAL} px RMS and {RESIDUAL_MOST} px at most of a lawful motion"
+Precision = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One figure: its name, value, how many things it counts, a 95 % interval, and how it was measured."""
+
+    name: str
+    value: float
+    n: int
+    protocol: str
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """Results, with the clips that are worth showing as uint8 (N, T, H, W, 3)."""
+
+    results: list[Result] = field(default_factory=list)
+    shown: dict[str, np.ndarray] = field(default_factory=dict)
+    histogram: dict[str, Any] | None = None
+
+
+class Judge:
+    """A world's judge over batches of one subject (``originals``, ``reconstruction`` or ``samples``); silent on other data."""
+
+    def __init__(self, data: Data, subject: str) -> None:
+        self.subject = subject
+        self.legality = Legality(data) if isinstance(data, Worlds) else None
+        self.verdicts: list[Verdicts] = []
+
+    def update(self, pixels: np.ndarray, labels: np.ndarray, actions: np.ndarray | None) -> None:
+        """Judges a batch of uint8 clips."""
+        if self.legality is not None:
+            self.verdicts.append(self.legality(pixels, labels, actions))
+
+    def results(self, chosen: np.ndarray | slice = slice(None), suffix: str = "") -> list[Result]:
+        """The figures of all clips, or of those ``chosen``, named ``subject/measure`` with ``suffix``."""
+        if not self.verdicts:
+            return []
+        summary = Verdicts.cat(self.verdicts)[chosen].summary()
+        return [
+            Result(name=f"{self.subject}/{name}{suffix}", value=one.value, n=one.n, interval=one.interval, protocol=LEGAL_RULE)
+            for name, one in summary.items()
+        ]
+
+
+def measure_tokenizer(
+    tokenizer: Any, data: Data, *, split: str, count: int, batch_size: int, shown: int, device: torch.device, precision: Precision
+) -> Measured:
+    """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass."""
+    psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
+    mean_frame, before = PSNR(), PSNR()
+    usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
+    originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
+    ground = _ground(data)
+    examples: list[tuple[np.ndarray, np.ndarray]] = []
+    seen = 0
+    for batch in eval_batches(data, split, count, batch_size):
+        video = to_video(batch["video"].to(device))
+        with torch.no_grad(), precision():
+            latent = tokenizer.encode(video)
+            back = tokenizer.decode(latent).clamp(-1, 1)
+        psnr.update(back, video)
+        if min(video.shape[-2:]) >= SSIM_WINDOW:
+            ssim.update(back, video)
+        if usage is not None:
+            usage.update(latent.ids.cpu())
+        if ground is not None:
+            plain = ground.to(device).expand_as(video)
+            objects.update(back, video, foreground(video, plain))
+            blank.update(plain, video)
+        else:
+            mean_frame.update(video.mean(dim=2, keepdim=True).expand_as(video), video)
+            before.update(torch.cat([video[:, :, :1], video[:, :, :-1]], dim=2)[:, :, 1:], video[:, :, 1:])
+        pixels = to_pixels(back)
+        source, labels = batch["video"].numpy(), batch["label"].numpy()
+        actions = batch["actions"].numpy() if "actions" in batch else None
+        originals.update(source, labels, actions)
+        again.update(pixels, labels, actions)
+        if seen < shown:
+            examples.append((source[: shown - seen], pixels[: shown - seen]))
+        seen += len(pixels)
+    found = Measured(shown={"originals": _joined(a for a, _ in examples), "reconstructions": _joined(b for _, b in examples)})
+    means = {
+        "reconstruction/psnr": psnr,
+        "reconstruction/ssim": ssim,
+        "reconstruction/psnr_objects": objects,
+        "baseline/psnr_blank": blank,
+        "baseline/psnr_mean_frame": mean_frame,
+        "baseline/psnr_last_frame": before,
+    }
+    for name, metric in means.items():
+        if metric.update_called:
+            rule = SSIM_RULE if metric is ssim else PSNR_RULE
+            found.results.append(Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule))
+    if usage is not None:
+        for name, number in usage.compute().items():
+            found.results.append(Result(name=f"codebook/{name}", value=number, n=seen, protocol=usage.protocol))
+        found.histogram = usage.histogram()
+    rate = tokenizer.spec.bits_per_pixel(data.shape)
+    if rate is not None:
+        found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol="log2 of the joint vocabulary"))
+    found.results += originals.results() + again.results()
+    return found
+
+
+def draw_samples(
+    model: Model,
+    *,
+    count: int,
+    batch_size: int,
+    shape: Shape,
+    seed: int,
+    precision: Precision,
+    labels: np.ndarray,
+    options: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """``count`` samples as uint8 (N, T, H, W, 3); ``labels`` (N,) with -1 for none."""
+    drawn = []
+    for begin in range(0, count, batch_size):
+        chosen = torch.from_numpy(labels[begin : begin + batch_size])
+        with precision():
+            label = None if bool((chosen < 0).all()) else chosen
+            drawn.append(to_pixels(model.sample(len(chosen), shape, label, first=begin, seed=seed, **options)))
+        progress(begin + len(chosen))
+    return np.concatenate(drawn)
+
+
+def measure_samples(pixels: np.ndarray, labels: np.ndarray, data: Data, class_names: Iterable[str]) -> list[Result]:
+    """What the judge makes of samples, over all of them and, of the two verdicts, for each label."""
+    judge = Judge(data, "samples")
+    judge.update(pixels, labels, None)
+    found = judge.results()
+    for index, name in enumerate(class_names):
+        if (labels == index).any():
+            found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]
+    return found
+
+
+def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """For each sample the nearest training clip by mean squared error of frames shrunk fourfold.
+
+    Returns:
+        the clips, the PSNR of each sample against its clip at full size, and where each clip comes from.
+    """
+    count = min(most, data.size("train"))
+    small = _shrink(pixels)
+    best = np.full(len(pixels), np.inf)
+    index = np.zeros(len(pixels), dtype=np.int64)
+    for candidate in range(count):
+        distance = np.square(small - _shrink(data.clip("train", candidate)["video"][None])).mean(axis=(1, 2, 3, 4))
+        closer = distance < best
+        best[closer], index[closer] = distance[closer], candidate
+    found = [data.clip("train", int(i)) for i in index]
+    near = np.stack([clip["video"] for clip in found])
+    error = np.square((near.astype(np.float64) - pixels) / 255).mean(axis=(1, 2, 3, 4))
+    return near, -10 * np.log10(np.maximum(error, 1e-10)), [str(clip.get("source", "")) for clip in found]
+
+
+def _shrink(pixels: np.ndarray) -> np.ndarray:
+    n, t, h, w, c = pixels.shape
+    h, w = h // 4 * 4, w // 4 * 4
+    return pixels[:, :, :h, :w].reshape(n, t, h // 4, 4, w // 4, 4, c).mean(axis=(3, 5), dtype=np.float32)
+
+
+def costs(model: Model, shape: Shape) -> dict[str, float]:
+    """Parameters of each part, and floating-point operations of one clip's encoding and decoding, and of one sampling step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(model.tokenizer.parameters()).device
+    video = torch.zeros(1, 3, *shape, device=device)
+    found: dict[str, float] = {"tokenizer/parameters": _parameters(model.tokenizer)}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        latent = model.tokenizer.encode(video)
+    found["tokenizer/encode_flops"] = counter.get_total_flops()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.tokenizer.decode(latent)
+    found["tokenizer/decode_flops"] = counter.get_total_flops()
+    if model.generator is not None:
+        found["generator/parameters"] = _parameters(model.generator)
+        label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names else None
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.generator.sample(1, shape, Condition(label=label), steps=1)
+        found["generator/step_flops"] = counter.get_total_flops()
+    return found
+
+
+def _parameters(part: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in part.parameters())
+
+
+def _ground(data: Data) -> Tensor | None:
+    """The colour of a world's ground as (1, 3, 1, 1, 1) in [-1, 1]; None for other data."""
+    if not isinstance(data, Worlds):
+        return None
+    return torch.tensor(GROUND, dtype=torch.float32).view(1, 3, 1, 1, 1) / 127.5 - 1
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    found = list(parts)
+    return np.concatenate(found) if found else np.zeros((0, 1, 1, 1, 3), dtype=np.uint8)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Mean with a 95 % interval from the normal approximation."""
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return mean, (mean - half, mean + half)

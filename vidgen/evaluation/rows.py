@@ -1,0 +1,273 @@
+"""``metrics.jsonl``, the one record of a run's figures, and what each figure means.
+
+Training curves and results share one schema: a JSON object a line, always with the same keys. The report, the tables and
+the command line read figures from here and from nowhere else, and all name them by ``MEASURES``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vidgen.errors import UserError
+
+Stage = Literal["tokenizer", "generator", "evaluation"]
+Split = Literal["train", "val", "test"]
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        stage: What was running; rows of ``evaluation`` are results, the others are points of curves.
+        split: The part of the data that the figure is of.
+        step: Optimizer steps done in the stage (for ``evaluation``: of the model that was measured).
+        seconds: Wall time since the run began.
+        name: ``subject/measure``, such as ``reconstruction/psnr``; a third part narrows it, such as a class's name.
+        value: The figure; fractions are in [0, 1]. One that is not finite is written as null and read as NaN.
+        protocol: How a result was measured, in a few words; None on curves.
+        n: How many clips (or whatever the protocol counts) stand behind a result.
+        interval: A result's 95 % interval.
+    """
+
+    stage: Stage
+    split: Split
+    step: int
+    seconds: float
+    name: str
+    value: float
+    protocol: str | None = None
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for key, choices in (("stage", Stage), ("split", Split)):
+            if getattr(self, key) not in get_args(choices):
+                raise ValueError(f"{key} is one of {get_args(choices)}, not {getattr(self, key)!r}.")
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add ``rows`` to the end of a metrics file, made when absent. A line cut short by a kill is removed first."""
+    _mend(path)
+    text = "".join(json.dumps(_finite(asdict(row)), allow_nan=False) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read(path: Path) -> list[Row]:
+    """All rows of a metrics file, in the order written; none where there is no file.
+
+    A last line that a kill cut short is left out with a warning.
+
+    Raises:
+        UserError: where any other line is not a row, naming file and line.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if lines[-1] and not _is_json(lines[-1]):
+        warnings.warn(f"The last line of {path} was cut short and is left out.", stacklevel=2)
+        lines[-1] = ""
+    return [_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def trim(path: Path, *, stage: Stage, step: int) -> None:
+    """Remove the rows of ``stage`` after ``step``: those of steps that a resumed training is about to do again."""
+    rows = read(path)
+    kept = [row for row in rows if row.stage != stage or row.step <= step]
+    if len(kept) == len(rows):
+        return
+    fresh = path.with_name(f".{path.name}.partial")
+    fresh.unlink(missing_ok=True)
+    append(fresh, kept)
+    fresh.replace(path)
+
+
+def _mend(path: Path) -> None:
+    """End the file with a whole line, so that what is added begins a new one."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole, tail = content[: content.rfind(b"\n") + 1], content[content.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    if _is_json(tail.decode("utf-8", errors="replace")):
+        whole = content + b"\n"
+    else:
+        warnings.warn(f"The last line of {path} was cut short and is removed.", stacklevel=3)
+    with path.open("r+b") as file:
+        file.write(whole)
+        file.truncate()
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _finite(value: Any) -> Any:
+    """NaN and the infinities, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _parse(line: str, path: Path, number: int) -> Row:
+    keys = [field.name for field in fields(Row)]
+    try:
+        raw = json.loads(line)
+        if sorted(raw) != sorted(keys):
+            raise ValueError(f"its keys are not {', '.join(keys)}")
+        interval = raw["interval"]
+        raw["value"] = _number(raw["value"])
+        raw["interval"] = None if interval is None else (_number(interval[0]), _number(interval[1]))
+        return Row(**raw)
+    except (ValueError, TypeError, IndexError) as error:
+        raise UserError(f"Line {number} of {path} is not a row of figures ({error}): mend or remove that line.") from error
+
+
+def large(value: float) -> str:
+    """A quantity from a million on, to three figures: ``7.4 M``, ``1.31 G``."""
+    size, letter = next((s, c) for s, c in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (0, "")) if abs(value) >= s)
+    return f"{value / (size or 1):.3g} {letter}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a figure is called, counted in, and for. ``better`` is None where neither direction is."""
+
+    label: str
+    unit: str
+    better: Better | None
+    meaning: str
+
+    def text(self, value: float, *, unit: bool = True) -> str:
+        """``value`` as a person reads it: ``98.4 %`` for a fraction, ``31.42 dB``, ``1,024``."""
+        if not math.isfinite(value):
+            return "not finite" if math.isinf(value) else "no value"
+        factor = 100 if self.unit == "%" else 1
+        number = large(value) if abs(value) >= 1e6 else f"{factor * value:,.{self._decimals(value)}f}"
+        return f"{number} {self.unit}" if unit and self.unit else number
+
+    def bound(self, bound: float, value: float) -> str:
+        """An end of the interval of ``value``, to as many decimals as the value has, and without the unit."""
+        decimals = 1 if self.unit == "%" else self._decimals(value)
+        return f"{(100 if self.unit == '%' else 1) * bound:,.{decimals}f}" if math.isfinite(bound) else "no value"
+
+    def _decimals(self, value: float) -> int:
+        """As many as tell results apart: three significant figures where the unit has no custom of its own."""
+        if self.unit == "%":
+            return 0 if value in (0, 1) else 1
+        if self.unit == "dB":
+            return 2
+        if not math.isfinite(value) or value == int(value):
+            return 0
+        return max(0, 2 - math.floor(math.log10(abs(value))))
+
+
+SUBJECTS = {"originals": "originals", "reconstruction": "reconstructions", "samples": "samples"}
+"""What the judge of a world looks at, and with the same eyes: the first part of a name."""
+
+JUDGED = {
+    "appearance_legal": Measure(
+        "Appearance-legal",
+        "%",
+        "higher",
+        "Clips with the right number of objects, shown in every frame that should show them, constant in colour and shape, "
+        "and nothing stray.",
+    ),
+    "law_legal": Measure(
+        "Law-legal",
+        "%",
+        "higher",
+        "Clips that move by their label's law within the stated tolerance, neither frozen nor jumping.",
+    ),
+    "parse_rate": Measure("Readable", "%", "higher", "Clips sharp enough to be judged: nine frames of ten could be read."),
+    "presence": Measure("Presence", "%", "higher", "Objects there in the frames that should show them."),
+    "count_correct": Measure("Count correct", "%", "higher", "Clips with the right number of objects in every frame."),
+    "color_constant": Measure("Colour constant", "%", "higher", "Objects that have their clip's colours."),
+    "shape_constant": Measure("Shape constant", "%", "higher", "Frames in which the objects have their clip's shapes."),
+    "size_error": Measure("Size error", "%", "lower", "How far a radius departs from its clip's at most, as a share of it."),
+    "stray": Measure("Stray", "px", "lower", "Coverage that belongs to no object, in the worst frame of a clip."),
+    "law_residual": Measure(
+        "Law residual",
+        "px",
+        "lower",
+        "How far positions are from the nearest lawful motion, root mean square. A frozen clip strays little: read it beside "
+        "the distance travelled.",
+    ),
+    "travel": Measure("Distance travelled", "px", None, "How far an object moves in a clip; as in the originals is right."),
+}
+"""Measures of a world's judge, which exist of each of ``SUBJECTS``: the second part of a name."""
+
+MEASURES = {
+    "reconstruction/psnr": Measure(
+        "PSNR", "dB", "higher", "Closeness of reconstructed pixels to the original's: the mean over frames, over RGB."
+    ),
+    "reconstruction/psnr_objects": Measure(
+        "PSNR of the objects", "dB", "higher", "The same where the original differs from its ground, which is what is hard."
+    ),
+    "reconstruction/ssim": Measure(
+        "SSIM", "", "higher", "Likeness of local structure, 1 for equal frames: Gaussian window of 11, RGB mean."
+    ),
+    "baseline/psnr_blank": Measure(
+        "PSNR of a blank ground", "dB", None, "What drawing no object at all scores: the floor under the PSNR."
+    ),
+    "baseline/psnr_mean_frame": Measure(
+        "PSNR of the mean frame", "dB", None, "What the clip's mean frame scores, shown throughout: a floor under the PSNR."
+    ),
+    "baseline/psnr_last_frame": Measure(
+        "PSNR of the frame before", "dB", None, "What the last frame before each scores in its place: a floor under the PSNR."
+    ),
+    "codebook/usage": Measure(
+        "Codebook usage", "%", "higher", "Codes that occur at all, of the full implicit codebook; more tokens find more."
+    ),
+    "codebook/perplexity": Measure(
+        "Codebook perplexity", "codes", "higher", "How many equally frequent codes would be as hard to guess."
+    ),
+    "codebook/entropy_bits": Measure("Codebook entropy", "bits", "higher", "Information in a token: log2 of the perplexity."),
+    "codebook/dead_codes": Measure("Dead codes", "codes", "lower", "Codes that never occur."),
+    "codebook/tokens": Measure("Tokens counted", "tokens", None, "How many tokens stand behind the codebook's figures."),
+    "tokenizer/bits_per_pixel": Measure(
+        "Rate", "bits/pixel", None, "What a latent costs to store, per pixel of video: compare PSNR at equal rates only."
+    ),
+    "tokenizer/parameters": Measure("Parameters of the tokenizer", "", None, "Weights of encoder, bottleneck and decoder."),
+    "tokenizer/encode_flops": Measure("Encoding", "FLOPs", None, "Floating-point operations to encode one clip."),
+    "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
+    "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
+    "generator/step_flops": Measure("Sampling step", "FLOPs", None, "Floating-point operations of one step for one clip."),
+    "samples/nearest_psnr": Measure(
+        "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
+    ),
+    "loss/total": Measure("Loss", "", "lower", "What training minimises."),
+    "lr": Measure("Learning rate", "", None, "As scheduled."),
+    "grad_norm": Measure("Gradient norm", "", None, "Before clipping."),
+} | {f"{subject}/{name}": measure for subject in SUBJECTS for name, measure in JUDGED.items()}
+"""What each name of a figure means. Names that are not here are shown too, as they are written."""
+
+
+def measure(name: str) -> Measure:
+    """What ``name`` means: ``samples/law_legal/bounce`` as ``samples/law_legal`` narrowed, an unknown name by its own words."""
+    known = MEASURES.get(name) or MEASURES.get(name.rpartition("/")[0])
+    if known is None:
+        words = name.replace("/", ": ").replace("_", " ")
+        return Measure(words[:1].upper() + words[1:], "", None, "")
+    if name in MEASURES:
+        return known
+    return Measure(f"{known.label}, {name.rpartition('/')[2]}", known.unit, known.better, "")

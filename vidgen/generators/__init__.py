@@ -1,0 +1,1 @@
+"""Generators over latents, one readable file each."""

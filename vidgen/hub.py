@@ -1,0 +1,203 @@
+"""Saving and loading models for sharing: ``model/`` holds safetensors and a config.json, and loads with neither lightning nor hydra.
+
+Nothing in such a folder can name code to run: parts are looked up by name among vidgen's own files and installed plug-ins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vidgen.errors import UserError, did_you_mean
+from vidgen.latents import Condition, Latent, LatentSpec, Shape
+from vidgen.registry import build
+
+FORMAT = 1
+HUB = "hf-hub:"
+
+
+@dataclass(kw_only=True)
+class Model:
+    """A tokenizer and, where one was trained, a generator bound to it.
+
+    Attributes:
+        tokenizer: satisfies :class:`vidgen.protocols.Tokenizer`.
+        generator: satisfies :class:`vidgen.protocols.Generator`, or None.
+        config: everything ``config.json`` holds.
+    """
+
+    tokenizer: Any
+    generator: Any | None
+    config: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels the generator knows."""
+        return tuple(self.config["class_names"])
+
+    def to(self, device: torch.device | str) -> Model:
+        """Moves both parts."""
+        self.tokenizer.to(device)
+        if self.generator is not None:
+            self.generator.to(device)
+        return self
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num: int,
+        shape: Shape | None = None,
+        label: int | str | Tensor | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """``num`` videos (num, C, T, H, W) in [-1, 1].
+
+        Args:
+            num: how many.
+            shape: (T, H, W); the size of training where None.
+            label: a class by index or name, or one index a sample; None samples without a label.
+            seed: sample i is a function of (seed, first + i).
+            first: index of the first sample, so that batches continue one another.
+            steps: the sampler's steps; the generator's own default where None.
+            guidance_scale: 1 for none; the generator's own default where None.
+            temperature: of the sampler.
+
+        Raises:
+            UserError: where there is no generator, or the label is unknown.
+        """
+        if self.generator is None:
+            raise UserError("This model has a tokenizer and no generator; train one with 'vidgen fit stage=all'.")
+        condition = self._condition(label, num)
+        latent: Latent = self.generator.sample(
+            num,
+            tuple(self.config["shape"]) if shape is None else shape,
+            condition,
+            first=first,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            seed=seed,
+        )
+        return self.tokenizer.decode(latent).clamp(-1, 1)
+
+    def _condition(self, label: int | str | Tensor | None, num: int) -> Condition | None:
+        if label is None:
+            return None
+        if isinstance(label, str):
+            if label not in self.class_names:
+                known = ", ".join(self.class_names) or "none: it was trained without labels"
+                raise UserError(f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}.")
+            label = self.class_names.index(label)
+        device = next(self.generator.parameters()).device  # type: ignore[union-attr]
+        labels = torch.as_tensor(label, device=device).expand(num)
+        if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
+            raise UserError(f"Labels go from 0 to {len(self.class_names) - 1}, and {label} is not one of them.")
+        return Condition(label=labels)
+
+
+def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, config: Mapping[str, Any]) -> None:
+    """Writes ``folder``: the parts' weights as safetensors and ``config`` with what is needed to build them again.
+
+    ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``, and
+    whatever else its writer wants to keep. Every file is written beside its place and then moved there, the config last.
+    """
+    from vidgen import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("tokenizer", tokenizer), ("generator", generator)):
+        if part is not None:
+            fresh = folder / f".{name}.partial"
+            save_file({key: value.detach().contiguous().cpu() for key, value in part.state_dict().items()}, fresh)
+            fresh.replace(folder / f"{name}.safetensors")
+    spec: LatentSpec = tokenizer.spec  # type: ignore[assignment]
+    text = json.dumps({"format": FORMAT, "vidgen": __version__, "spec": spec.to_dict(), **config}, indent=2)
+    fresh = folder / ".config.partial"
+    fresh.write_text(text + "\n", encoding="utf-8")
+    fresh.replace(folder / "config.json")
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
+    """The model in a folder (``runs/latest/model``), in a run's folder, or at ``hf-hub:organisation/name``; in evaluation mode.
+
+    Raises:
+        UserError: where there is no model, or its files do not fit this version of vidgen.
+    """
+    folder = resolve(path)
+    config = read_config(folder)
+    tokenizer = build_tokenizer(config["tokenizer"])
+    _load_weights(tokenizer, folder / "tokenizer.safetensors")
+    generator = None
+    if config.get("generator") and (folder / "generator.safetensors").exists():
+        generator = build_generator(config["generator"], space=tokenizer.space, num_classes=config["num_classes"])
+        _load_weights(generator, folder / "generator.safetensors")
+    return Model(tokenizer=tokenizer, generator=generator, config=config).to(device)
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The folder that holds ``config.json``: ``path`` itself, its ``model`` folder, or the download of an ``hf-hub:`` name."""
+    if str(path).startswith(HUB):
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(path).removeprefix(HUB), allow_patterns=["*.safetensors", "config.json"]))
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"There is no model in '{path}': neither it nor its 'model' folder has a config.json, as 'vidgen fit' writes.")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's ``config.json``, checked."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("format") != FORMAT:
+        raise UserError(f"'{folder}' has model format {config.get('format')}, and this version of vidgen reads format {FORMAT}.")
+    return config
+
+
+def build_tokenizer(config: Mapping[str, Any]) -> Any:
+    """A tokenizer from its recipe; what the recipe says of training is left aside."""
+    return build("tokenizers", _parts(config))
+
+
+def build_generator(config: Mapping[str, Any], *, space: Any, num_classes: int) -> Any:
+    """A generator from its recipe, bound to a tokenizer's latent space."""
+    return build("generators", _parts(config), space=space, num_classes=num_classes)
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("training", "from")}
+
+
+def _load_weights(part: nn.Module, file: Path) -> None:
+    try:
+        part.load_state_dict(load_file(file), strict=True)
+    except (RuntimeError, FileNotFoundError) as error:
+        raise UserError(f"The weights in '{file}' do not fit their config: {str(error).splitlines()[0]}") from error
+    part.eval()
+
+
+def weights_hash(part: nn.Module) -> str:
+    """sha256 over names and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(part.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 of the canonical JSON of ``parts``."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=list).encode()).hexdigest()

@@ -1,0 +1,300 @@
+"""The contract between tokenizers and generators: what a latent is (`LatentSpec`) and a batch of them (`Latent`).
+
+Tokenizers and generators never import each other; they meet here. Nothing in this module needs torch to be imported, so the
+command line can count tokens and explain a size that does not fit without loading it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from vidgen.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Shape = tuple[int, int, int]
+"""Frames, height, width of a video, or cells along the same axes of a latent grid."""
+
+
+def _scaled(grid: Shape, scale: tuple[float, float, float]) -> Shape:
+    t, h, w = (max(1, math.floor(size * part + 0.5)) for size, part in zip(grid, scale, strict=True))
+    return t, h, w
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """Everything a generator must know about the shape and kind of a tokenizer's latents; plain values only.
+
+    Attributes:
+        channels: channels of ``z``, what the decoder takes.
+        stride: pixels per cell along (frames, height, width).
+        causal: True when cell 0 is the first frame alone, so that 1 + s*k frames make 1 + k cells.
+        levels: None for continuous latents, else the cardinality of each sub-id of a cell: ``(K,)`` for a codebook of K,
+            ``(2,) * d`` for d bits. In a joint id the first sub-id is the most significant.
+        stages: how many of the sub-ids come one after another (residual stages), 1 where all are independent.
+        scales: None for one plain grid, else the fractions (t, h, w) of the full grid, coarse to fine.
+        clip: None, or for pyramids that grow in time the number of cells of one clip after cell 0.
+    """
+
+    channels: int
+    stride: Shape
+    causal: bool
+    levels: tuple[int, ...] | None = None
+    stages: int = 1
+    scales: tuple[tuple[float, float, float], ...] | None = None
+    clip: int | None = None
+
+    @property
+    def kind(self) -> Literal["continuous", "bits", "ids"]:
+        """``continuous`` without levels, ``bits`` where every sub-id is binary, else ``ids``."""
+        if self.levels is None:
+            return "continuous"
+        return "bits" if all(level == 2 for level in self.levels) else "ids"
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Distinct joint ids of a cell (the full implicit codebook), None for continuous latents."""
+        return None if self.levels is None else math.prod(self.levels)
+
+    def cells(self, frames: int, start: int = 0) -> int:
+        """Cells along time that ``frames`` frames fill, the first of them at absolute cell ``start``; lengths round up."""
+        if frames < 1:
+            raise UserError(f"A video needs at least 1 frame, and this one has {frames}.")
+        first = 1 if self.causal and start == 0 else 0
+        return first + math.ceil((frames - first) / self.stride[0])
+
+    def frames(self, cells: int, start: int = 0) -> int:
+        """Frames that ``cells`` whole cells decode to: the inverse of :meth:`cells` on lengths that fit."""
+        first = 1 if self.causal and start == 0 and cells > 0 else 0
+        return first + (cells - first) * self.stride[0]
+
+    def grid(self, shape: Shape, start: int = 0) -> Shape:
+        """The full grid (t, h, w) of cells of a video of ``shape`` (T, H, W).
+
+        Raises:
+            UserError: where the height or the width is not a multiple of its stride, naming the nearest sizes that fit.
+        """
+        frames, *sizes = shape
+        cells = [self.cells(frames, start)]
+        for axis, size, stride in zip(("height", "width"), sizes, self.stride[1:], strict=True):
+            if size < 1 or size % stride:
+                below, above = size // stride * stride, -(-size // stride) * stride
+                fits = " or ".join(str(fit) for fit in (below, above) if fit > 0) or str(stride)
+                raise UserError(
+                    f"The {axis} {size} is not a multiple of the tokenizer's stride {stride}; the nearest that fits is {fits}."
+                )
+            cells.append(size // stride)
+        return cells[0], cells[1], cells[2]
+
+    def grids(self, shape: Shape, start: int = 0) -> tuple[Shape, ...]:
+        """One grid, or one per scale, coarse to fine: the order in which ids are stored.
+
+        A scale's size is its fraction of the full grid rounded half up and at least 1; equal sizes on small grids stay, so
+        the number of scales is constant. With ``clip`` the scales of cell 0 come first, then those of each clip in turn.
+        """
+        full = self.grid(shape, start)
+        if self.scales is None:
+            return (full,)
+        if self.clip is None:
+            return tuple(_scaled(full, scale) for scale in self.scales)
+        lengths = [1] if start == 0 and self.causal else []
+        rest = full[0] - len(lengths)
+        lengths += [self.clip] * (rest // self.clip) + ([rest % self.clip] if rest % self.clip else [])
+        return tuple(_scaled((length, *full[1:]), scale) for length in lengths for scale in self.scales)
+
+    def num_tokens(self, shape: Shape, start: int = 0) -> int:
+        """Tokens a video of ``shape`` (T, H, W) becomes, over all scales."""
+        return sum(math.prod(grid) for grid in self.grids(shape, start))
+
+    def bits_per_pixel(self, shape: Shape) -> float | None:
+        """Rate of the discrete code: log2 of the joint vocabulary per cell over the pixels (T*H*W); None if continuous."""
+        if self.vocab_size is None:
+            return None
+        return self.num_tokens(shape) * math.log2(self.vocab_size) / math.prod(shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that survive JSON; :meth:`from_dict` gives an equal spec back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LatentSpec:
+        """The spec whose :meth:`to_dict` (or its JSON round trip) is ``values``."""
+        return cls(**{key: _tupled(value) for key, value in values.items()})
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+@dataclass(kw_only=True)
+class Latent:
+    """A batch of encoded clips. Each tensor is None where the tokenizer or the cache does not give it.
+
+    Attributes:
+        z: (B, D, t, h, w), what the decoder takes.
+        h: (B, D', t, h, w), what a diffusion model learns: standardised per channel, or the -1/+1 bits.
+        logvar: (B, D, t, h, w), log-variance of the posterior in ``h``'s units (``kl``).
+        ids: (B, N, L) integers, L = len(spec.levels), N cells over the grids coarse to fine.
+        spec: the tokenizer's :class:`LatentSpec`.
+        grids: (t, h, w) per scale, coarse to fine; one for a plain grid.
+        num_frames: frames of the video; decoding trims what rounding up added.
+        start: absolute index of the first cell. Cell 0 is the one-frame cell of causal tokenizers.
+    """
+
+    spec: LatentSpec
+    grids: tuple[Shape, ...]
+    num_frames: int
+    start: int = 0
+    z: Tensor | None = None
+    h: Tensor | None = None
+    logvar: Tensor | None = None
+    ids: Tensor | None = None
+
+    FIELDS = ("z", "h", "logvar", "ids")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are present, by name."""
+        return {name: value for name in self.FIELDS if (value := getattr(self, name)) is not None}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors().values())))
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Latent:
+        """Some clips of the batch, by a slice or a list of indices."""
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Latent:
+        """The same latent elsewhere; ``dtype`` touches floating fields only."""
+        moved = {
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            for name, value in self.tensors().items()
+        }
+        return replace(self, **moved)
+
+    def cells(self, first: int, last: int) -> Latent:
+        """The cells ``first`` to ``last`` (exclusive) along time, counted from this latent's own start, in every scale.
+
+        Raises:
+            UserError: on an empty or reversed range, one beyond the end, or a pyramid that grows in time (``spec.clip``).
+        """
+        total = self.grids[-1][0]
+        if self.spec.clip is not None:
+            raise UserError("A pyramid that grows in time has no cells of its own to cut; cut whole clips instead.")
+        if not 0 <= first < last <= total:
+            raise UserError(f"Cells {first} to {last} are not inside this latent's {total} cells.")
+        cut = {
+            name: getattr(self, name)[:, :, first:last]
+            for name in ("z", "h", "logvar")
+            if getattr(self, name) is not None
+        }
+        if self.ids is not None:
+            cut["ids"] = self._join([scale[:, first:last] for scale in self.scale_ids()])
+        before, after = self.spec.frames(first, self.start), self.spec.frames(last, self.start)
+        return replace(
+            self,
+            **cut,
+            grids=tuple((last - first, *grid[1:]) for grid in self.grids),
+            num_frames=min(after, self.num_frames) - before,
+            start=self.start + first,
+        )
+
+    def scale_ids(self) -> Iterator[Tensor]:
+        """The ids of each scale, coarse to fine, as (B, t, h, w, L)."""
+        assert self.ids is not None
+        sizes = [math.prod(grid) for grid in self.grids]
+        for part, grid in zip(self.ids.split(sizes, dim=1), self.grids, strict=True):
+            yield part.unflatten(1, grid)
+
+    @staticmethod
+    def _join(scales: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        return torch.cat([scale.flatten(1, 3) for scale in scales], dim=1)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Latent]) -> Latent:
+        """Joins latents that follow one another in time (each starts where the one before it ends) into one.
+
+        Raises:
+            UserError: where a part does not start at the end of the one before it, or a part but the last is not whole.
+        """
+        import torch
+
+        head = parts[0]
+        for before, after in zip(parts, parts[1:], strict=False):
+            end = before.start + before.grids[-1][0]
+            if after.start != end:
+                raise UserError(
+                    f"A latent that starts at cell {after.start} cannot follow one that ends before cell {end}."
+                )
+            if before.num_frames != before.spec.frames(before.grids[-1][0], before.start):
+                raise UserError("Only the last of the latents to be joined may end in a partly filled cell.")
+        joined: dict[str, Tensor] = {}
+        for name in ("z", "h", "logvar"):
+            if getattr(head, name) is not None:
+                joined[name] = torch.cat([getattr(part, name) for part in parts], dim=2)
+        if head.ids is not None:
+            by_scale = zip(*(part.scale_ids() for part in parts), strict=True)
+            joined["ids"] = cls._join([torch.cat(scale, dim=1) for scale in by_scale])
+        cells = sum(part.grids[-1][0] for part in parts)
+        return replace(
+            head,
+            **joined,
+            grids=tuple((cells, *grid[1:]) for grid in head.grids),
+            num_frames=sum(part.num_frames for part in parts),
+        )
+
+
+@dataclass(kw_only=True)
+class Losses:
+    """Named scalar losses and the ``total`` that is minimised (their weighted sum, formed by whoever owns the weights)."""
+
+    total: Tensor
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Condition:
+    """What a generator is told; every field is optional, batch first, and has its own null (None).
+
+    Attributes:
+        label: (B,) class indices; -1 is the null label of a single clip.
+    """
+
+    label: Tensor | None = None
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Condition:
+        """The conditions of some clips of the batch."""
+        return self._map(lambda value: value[index])
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same conditions elsewhere."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Condition(**{name: None if value is None else change(value) for name, value in values.items()})
+
+
+def joint_ids(ids: Tensor, levels: Sequence[int]) -> Tensor:
+    """(..., L) sub-ids as (...) joint ids, the first sub-id most significant; int64, so the vocabulary is at most 2**63."""
+    joint = ids[..., 0].long()
+    for position, level in enumerate(levels[1:], start=1):
+        joint = joint * level + ids[..., position]
+    return joint
+
+
+def split_ids(joint: Tensor, levels: Sequence[int]) -> Tensor:
+    """The inverse of :func:`joint_ids`: (...) joint ids as (..., L) sub-ids."""
+    import torch
+
+    parts = []
+    for level in reversed(levels):
+        parts.append(joint % level)
+        joint = joint // level
+    return torch.stack(parts[::-1], dim=-1)

@@ -1,0 +1,199 @@
+"""What each kind of part promises, as typing protocols: satisfy one, and every other part of the library works with yours.
+
+See ``docs/design.md`` for how they meet. Nothing here needs torch to be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Clips by (split, index, epoch): a pure function, so resume needs no worker state."""
+
+    @property
+    def shape(self) -> Shape:
+        """(T, H, W) of every clip."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels in order; empty when the data has no labels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the pixels."""
+        ...
+
+    def size(self, split: str) -> int:
+        """Distinct clips in one epoch of ``train``, ``val`` or ``test``."""
+        ...
+
+    def clip(self, split: str, index: int, epoch: int = 0) -> dict[str, Any]:
+        """One clip: ``video`` uint8 (T, H, W, 3), ``label`` int (-1: none), and whatever else the data knows."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Quantized:
+    """What a quantizer makes of the encoder's output; see :class:`vidgen.latents.Latent` for ``z``, ``h``, ``logvar``.
+
+    ``ids`` is (B, t, h, w, L). ``losses`` are already weighted, so that their sum joins the tokenizer's total.
+    """
+
+    z: Tensor
+    h: Tensor
+    logvar: Tensor | None = None
+    ids: Tensor | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """The bottleneck of a tokenizer, a ``torch.nn.Module``.
+
+    ``in_channels`` is what the encoder must emit, ``channels`` what the decoder receives, ``levels`` and ``stages`` as in
+    :class:`vidgen.latents.LatentSpec`.
+    """
+
+    in_channels: int
+    channels: int
+    levels: tuple[int, ...] | None
+    stages: int
+
+    def __call__(self, x: Tensor) -> Quantized:
+        """(B, in_channels, t, h, w) -> :class:`Quantized`; losses only in training mode."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, t, h, w, L) ids -> z (B, channels, t, h, w). Continuous bottlenecks have no ids and raise."""
+        ...
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The nearest legal ``(z, ids)`` to ``h`` (B, D', t, h, w) in the bottleneck's own units."""
+        ...
+
+    def anneal(self, progress: float) -> None:
+        """Tells schedules how far training has come, from 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Encoder and decoder of a tokenizer, a ``torch.nn.Module``; ``stride`` and ``causal`` as in the spec."""
+
+    stride: Shape
+    causal: bool
+
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, C, T, H, W) whose length fits -> (B, latent_out, t, h, w)."""
+        ...
+
+    def decode(self, z: Tensor, start: int = 0) -> Tensor:
+        """(B, latent_in, t, h, w) -> (B, C, T, H, W); at ``start`` > 0 the first cell is not the one-frame cell."""
+        ...
+
+
+@runtime_checkable
+class LatentSpace(Protocol):
+    """All that a generator may know of a tokenizer: its frozen bottleneck, without encoder and decoder.
+
+    Its methods carry no gradient, update nothing, and follow their input's device and dtype.
+    """
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The tokenizer's spec."""
+        ...
+
+    @property
+    def h_channels(self) -> int:
+        """Channels of ``h``."""
+        ...
+
+    def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
+        """(B, N, L) ids over ``grids`` -> z; the first scales' ids alone give the partial z."""
+        ...
+
+    def project(self, h: Tensor, *, num_frames: int | None = None, start: int = 0) -> Latent:
+        """The nearest legal latent: ``embed(project(h).ids) == project(h).z``."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A video tokenizer, a ``torch.nn.Module``: backbone + quantizer behind one contract."""
+
+    @property
+    def spec(self) -> LatentSpec:
+        """Shape and kind of its latents."""
+        ...
+
+    @property
+    def space(self) -> LatentSpace:
+        """Its bottleneck, as generators see it."""
+        ...
+
+    def encode(self, video: Tensor) -> Latent:
+        """(B, C, T, H, W) in [-1, 1] -> latent, deterministic, without gradient."""
+        ...
+
+    def decode(self, latent: Latent) -> Tensor:
+        """From ``z``, else ``ids``, else ``project(h)`` -> video (B, C, num_frames, H, W) in about [-1, 1]."""
+        ...
+
+    def __call__(self, video: Tensor) -> tuple[Tensor, Latent, Losses]:
+        """Reconstruction, latent and losses: one training step's forward."""
+        ...
+
+    def measure(self, videos: Sequence[Tensor]) -> None:
+        """Once, after training: per-channel mean and standard deviation of the latents."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A generator over latents, a ``torch.nn.Module`` built with a :class:`LatentSpace` that it keeps as a plain reference."""
+
+    wants: tuple[str, ...]
+    """Fields of :class:`vidgen.latents.Latent` that training needs, of z, h, logvar, ids."""
+
+    def prepare(self, latents: Latent) -> None:
+        """Once, before training: whatever the generator measures on latents."""
+        ...
+
+    def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
+        """The training objective on a batch."""
+        ...
+
+    def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
+        """The objective with everything random held fixed, so that its curve is smooth and runs can be compared."""
+        ...
+
+    def sample(
+        self,
+        num: int,
+        shape: Shape,
+        condition: Condition | None = None,
+        *,
+        start: int = 0,
+        first: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Latent:
+        """``num`` latents of videos of ``shape`` (T, H, W), with z, and ids where discrete.
+
+        ``start`` is the absolute index of the first cell; sample i draws its noise from (seed, first + i, start).
+        """
+        ...

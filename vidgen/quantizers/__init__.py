@@ -1,0 +1,1 @@
+"""Bottlenecks of video tokenizers, one file each."""

@@ -1,0 +1,1 @@
+"""Pure functions that walk from noise to data."""

@@ -1,0 +1,23 @@
+"""Noise that is a function of (seed, sample, start), whatever the batch it is drawn in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed that is a hash of ``parts``: near keys give unrelated streams."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def sample_noise(num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device) -> Tensor:
+    """(num, *shape) standard normal; row i is a function of (seed, first + i, start) alone.
+
+    Drawn on the CPU, so that every device gives the same samples, and so that batches and rollout windows never repeat it.
+    """
+    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(key(seed, first + i, start))) for i in range(num)]
+    return torch.stack(rows).to(device)

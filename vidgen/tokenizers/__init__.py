@@ -1,0 +1,1 @@
+"""Video tokenizers: a backbone and a quantizer behind one contract."""

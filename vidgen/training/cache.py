@@ -1,0 +1,140 @@
+"""The latents of a training set on disk, encoded once: one file a field, ids packed to their bits, the rest in bfloat16.
+
+A field that is a function of the ids (z always, h of bits) is not stored but recomputed from them. Whatever is stored in
+bfloat16 has been standardised before. The folder's name holds a fingerprint of tokenizer, data and count, and the folder appears
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidgen.latents import Condition, Latent, LatentSpec, Shape
+from vidgen.protocols import Data, LatentSpace, Tokenizer
+from vidgen.data.batches import Order, collate, to_video
+
+
+def pack_ids(ids: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """(B, N, L) sub-ids -> (B, bytes): each sub-id in as many bits as its level needs."""
+    bits = [(ids[..., i, None] >> np.arange(width)[::-1]) & 1 for i, width in enumerate(_widths(levels))]
+    return np.packbits(np.concatenate(bits, axis=-1).reshape(len(ids), -1).astype(np.uint8), axis=1)
+
+
+def unpack_ids(packed: np.ndarray, tokens: int, levels: Sequence[int]) -> np.ndarray:
+    """The inverse of :func:`pack_ids`; int64 (B, N, L)."""
+    widths = _widths(levels)
+    bits = np.unpackbits(packed, axis=1, count=tokens * sum(widths)).reshape(len(packed), tokens, -1)
+    if set(widths) == {1}:
+        return bits.astype(np.int64)
+    parts = np.split(bits, np.cumsum(widths)[:-1], axis=-1)
+    return np.stack([part @ (1 << np.arange(part.shape[-1])[::-1]) for part in parts], axis=-1).astype(np.int64)
+
+
+def _widths(levels: Sequence[int]) -> list[int]:
+    return [max(1, math.ceil(math.log2(level))) for level in levels]
+
+
+class LatentCache:
+    """Random access to cached latents; opened once per process."""
+
+    def __init__(self, folder: Path, space: LatentSpace) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        self.spec = LatentSpec.from_dict(meta["spec"])
+        self.space, self.count, self.num_frames = space, meta["count"], meta["num_frames"]
+        self.grids: tuple[Shape, ...] = tuple((t, h, w) for t, h, w in meta["grids"])
+        self.labels = torch.from_numpy(np.load(folder / "label.npy"))
+        self.fields = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["fields"]}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int]) -> tuple[Latent, Condition]:
+        """The latents at ``indices`` and their labels (None where the data has none)."""
+        tensors: dict[str, Tensor] = {}
+        for name, stored in self.fields.items():
+            rows = stored[np.asarray(indices)]
+            if name == "ids":
+                assert self.spec.levels is not None
+                tokens = sum(math.prod(grid) for grid in self.grids)
+                tensors["ids"] = torch.from_numpy(unpack_ids(rows, tokens, self.spec.levels))
+            else:
+                tensors[name] = torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16).float()
+        latent = Latent(spec=self.spec, grids=self.grids, num_frames=self.num_frames, **tensors)
+        if latent.h is None and self.spec.kind == "bits":
+            latent.h = self.space.embed(latent.ids, self.grids)
+        labels = self.labels[torch.as_tensor(indices)]
+        return latent, Condition(label=labels if bool((labels >= 0).all()) else None)
+
+
+def stored_fields(spec: LatentSpec, wants: Sequence[str]) -> list[str]:
+    """What a cache holds for a generator that wants ``wants``: never a function of the ids."""
+    if spec.kind == "bits":
+        return ["ids"]
+    if spec.kind == "ids":
+        return ["ids", "h"] if "h" in wants else ["ids"]
+    return ["h", "logvar"] if "logvar" in wants else ["h"]
+
+
+@torch.no_grad()
+def build_cache(
+    folder: Path,
+    tokenizer: Tokenizer,
+    data: Data,
+    *,
+    wants: Sequence[str],
+    count: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[Iterator[int], int], Iterator[int]],
+) -> LatentCache:
+    """Encodes ``count`` training clips (the first of the shuffled order) into ``folder``, or opens it where it exists.
+
+    The folder is written beside its place and renamed at the end, so that a kill never leaves half a cache.
+    """
+    if not (folder / "meta.json").exists():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        order = Order(data.size("train"), seed)
+        spec, names = tokenizer.spec, stored_fields(tokenizer.spec, wants)
+        arrays: dict[str, np.memmap] = {}
+        labels = np.empty(count, dtype=np.int64)
+        latent = None
+        for begin in progress(iter(range(0, count, batch_size)), math.ceil(count / batch_size)):
+            end = min(begin + batch_size, count)
+            places = [order(position) for position in range(begin, end)]
+            batch = collate([data.clip("train", item, epoch) for item, epoch in places])
+            latent = tokenizer.encode(to_video(batch["video"].to(device)))
+            labels[begin:end] = batch["label"].numpy()
+            for name in names:
+                rows = _stored(latent, name)
+                if name not in arrays:
+                    arrays[name] = np.lib.format.open_memmap(
+                        partial / f"{name}.npy", mode="w+", dtype=rows.dtype, shape=(count, *rows.shape[1:])
+                    )
+                arrays[name][begin:end] = rows
+        assert latent is not None
+        for array in arrays.values():
+            array.flush()
+        np.save(partial / "label.npy", labels)
+        meta = {"spec": spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames, "count": count, "fields": names}
+        (partial / "meta.json").write_text(json.dumps(meta))
+        partial.replace(folder)
+    return LatentCache(folder, tokenizer.space)
+
+
+def _stored(latent: Latent, name: str) -> np.ndarray:
+    value = getattr(latent, name).cpu()
+    if name == "ids":
+        return pack_ids(value.numpy(), latent.spec.levels or ())
+    return value.bfloat16().view(torch.int16).numpy()

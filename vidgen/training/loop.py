@@ -1,0 +1,249 @@
+"""One training run of one task: Lightning's loop with our checkpoints, progress, guards and rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vidgen.errors import UserError
+from vidgen.training.task import Task
+
+
+class Stopped(Exception):
+    """Training was asked to stop (Ctrl-C or SIGTERM) and did so between two steps, with a checkpoint written."""
+
+
+@dataclass(kw_only=True)
+class Hooks:
+    """What the loop tells whoever runs it.
+
+    Attributes:
+        log: called with (step, split, named values) every ``log_every`` steps and after each validation.
+        progress: called with (step, loss) as often as the screen may like it.
+        preview: called with the step at a sixteenth, a quarter and the whole of training.
+        warn: called with a sentence when something looks wrong but training can go on.
+    """
+
+    log: Callable[[int, str, Mapping[str, float]], None]
+    progress: Callable[[int, float], None]
+    preview: Callable[[int], None]
+    warn: Callable[[str], None]
+
+
+PREVIEWS = (1 / 16, 1 / 4, 1.0)
+
+
+def preview_steps(steps: int) -> list[int]:
+    """The steps after which a preview is made."""
+    return sorted({max(1, round(part * steps)) for part in PREVIEWS})
+
+
+def train(
+    task: Task,
+    loader: Callable[[int], DataLoader],
+    *,
+    checkpoint: Path,
+    hooks: Hooks,
+    precision: str,
+    accelerator: str,
+    log_every: int,
+    checkpoint_every: int,
+) -> None:
+    """Trains ``task`` to the end of its recipe, from ``checkpoint`` where that exists.
+
+    Args:
+        task: the model and its recipe.
+        loader: given the first step, the loader of the batches from there to the last step.
+        checkpoint: where the state is kept; the one before it stays beside it until the new one is whole.
+        hooks: what to call.
+        precision: ``bf16`` or ``fp32``.
+        accelerator: Lightning's word for the device.
+        log_every: steps between logged rows.
+        checkpoint_every: steps between checkpoints.
+
+    Raises:
+        Stopped: after Ctrl-C or SIGTERM, when the step was finished and its checkpoint written.
+        UserError: as soon as a loss is not finite.
+    """
+    resume, first = last_good(checkpoint), checkpoint_step(checkpoint)
+    if first >= task.recipe.steps:
+        load_average(task, resume)
+        return
+    watch = Watch(checkpoint, hooks, log_every=log_every, checkpoint_every=checkpoint_every)
+    _quiet()
+    torch.set_flush_denormal(True)  # probabilities that underflow made CPU steps ten times slower
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_steps=task.recipe.steps,
+        max_epochs=-1,
+        gradient_clip_val=task.recipe.clip_norm or None,
+        callbacks=[watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+    with watch.catching_signals():
+        trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
+    if watch.stopping:
+        raise Stopped
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Optimizer steps done in the state that training would go on from; 0 where there is none."""
+    found = last_good(checkpoint)
+    return int(torch.load(found, map_location="meta", weights_only=True, mmap=True)["global_step"]) if found else 0
+
+
+def last_good(checkpoint: Path) -> Path | None:
+    """``checkpoint``, or the one kept from before it where the newest was cut short, or None."""
+    for path in (checkpoint, previous(checkpoint)):
+        try:
+            torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        except FileNotFoundError:
+            continue
+        except Exception as error:  # torch raises several kinds for a truncated file
+            warnings.warn(f"{path} cannot be read ({type(error).__name__}), so the checkpoint before it is used.", stacklevel=2)
+            continue
+        return path
+    return None
+
+
+def previous(checkpoint: Path) -> Path:
+    """Where the checkpoint before ``checkpoint`` is kept."""
+    return checkpoint.with_name(f"{checkpoint.stem}-previous{checkpoint.suffix}")
+
+
+def load_average(task: Task, checkpoint: Path | None) -> None:
+    """Takes model and average of a finished training from its checkpoint."""
+    assert checkpoint is not None
+    task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    task.average.eval()
+
+
+class Watch(L.Callback):
+    """Checkpoints, rows, progress, previews, the finiteness of losses, and the wish to stop; all between two steps."""
+
+    def __init__(self, checkpoint: Path, hooks: Hooks, *, log_every: int, checkpoint_every: int) -> None:
+        self.checkpoint, self.hooks = checkpoint, hooks
+        self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.stopping = False
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._pending: Tensor | None = None
+        self._warned: set[str] = set()
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+        """After each optimizer step."""
+        assert isinstance(task, Task)
+        step, steps = trainer.global_step, task.recipe.steps
+        self._check_finite(step)
+        self._pending = outputs["loss"].detach()
+        for name, value in {"total": self._pending, **outputs["scalars"]}.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._count += 1
+        done = step >= steps
+        if step % self.log_every == 0 or done or self.stopping:
+            self._check_finite(step + 1)
+            self._log(trainer, step)
+        if step in preview_steps(steps):
+            self.hooks.log(step, "val", task.validate_now())
+            self.hooks.preview(step)
+        if step % self.checkpoint_every == 0 or done or self.stopping:
+            self.save(trainer)
+        if self.stopping:
+            trainer.should_stop = True
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Writes the checkpoint beside its place, keeps the old one as the previous, then puts the new one in its place."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.checkpoint.with_suffix(".partial")
+        trainer.save_checkpoint(fresh)
+        if self.checkpoint.exists():
+            self.checkpoint.replace(previous(self.checkpoint))
+        fresh.replace(self.checkpoint)
+
+    def _check_finite(self, step: int) -> None:
+        """Looks at the loss of the step before, which the device has finished: no step ever waits for the host."""
+        if self._pending is not None and not math.isfinite(self._pending.item()):
+            raise UserError(
+                f"The loss of step {step - 1} is not finite; the last good checkpoint is kept, so try a smaller learning rate "
+                "(training.lr, training.muon_lr) or trainer.precision=fp32, and run the same command again."
+            )
+
+    def _log(self, trainer: L.Trainer, step: int) -> None:
+        values = {f"loss/{name}": float(total) / self._count for name, total in self._sums.items()}
+        values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
+        self._sums, self._count = {}, 0
+        assert isinstance(trainer.lightning_module, Task)
+        health, warning = trainer.lightning_module.health()
+        self.hooks.log(step, "train", values | health)
+        self.hooks.progress(step, values["loss/total"])
+        if warning and warning not in self._warned:
+            self._warned.add(warning)
+            self.hooks.warn(f"step {step}: {warning}")
+
+    def catching_signals(self) -> _Signals:
+        """Turns the first Ctrl-C or SIGTERM into a wish to stop; a second Ctrl-C interrupts at once."""
+        return _Signals(self)
+
+
+class _Signals:
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.watch.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.watch.stopping = True
+
+
+def _quiet() -> None:
+    """Lightning's banners and tips say nothing that ``fit`` has not said; its warnings on our own loaders do not apply to them."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\.")
+    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
+
+
+def seconds_a_step(task: Task, batch: Any, precision: str, device: torch.device, repeats: int = 3) -> float:
+    """Measures a few forward and backward passes, the first not counted: what the estimate of the time is made from."""
+    times = []
+    task.to(device)
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            total = task.losses(batch).total
+        total.backward()
+        total.item()
+        times.append(time.perf_counter() - begin)
+        task.zero_grad()
+    return min(times[1:])

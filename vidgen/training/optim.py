@@ -1,0 +1,55 @@
+"""Optimizers, the learning-rate schedule, and the average of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_inner(name: str, weight: Tensor) -> bool:
+    """Whether a weight is an inner matrix, the kind Muon is for: in a stack called ``blocks`` or ``layers``, not a modulation."""
+    return weight.ndim >= 2 and ("blocks." in name or "layers." in name) and "modulation" not in name
+
+
+def build_optimizer(
+    model: nn.Module, *, optimizer: str, lr: float, muon_lr: float, weight_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """``adamw`` on everything, or ``muon`` on inner matrices and AdamW on the rest; weight decay on matrices only.
+
+    Muon (Jordan et al., 2024) is timm's, with its learning rate scaled by sqrt(max(1, rows / columns)).
+    """
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    inner = [weight for name, weight in named if optimizer == "muon" and is_inner(name, weight)]
+    taken = {id(weight) for weight in inner}
+    matrices = [weight for _, weight in named if weight.ndim >= 2 and id(weight) not in taken]
+    rest = [weight for _, weight in named if weight.ndim < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "lr": lr, "weight_decay": weight_decay},
+        {"params": rest, "lr": lr, "weight_decay": 0.0},
+    ]
+    if optimizer == "adamw":
+        return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, fused=True)
+    from timm.optim.muon import Muon
+
+    groups = [{**group, "use_fallback": True} for group in groups]
+    groups.append({"params": inner, "lr": muon_lr, "weight_decay": weight_decay})
+    return Muon([group for group in groups if group["params"]], betas=betas, nesterov=True, adjust_lr_fn="original")
+
+
+def schedule(step: int, *, steps: int, warmup: int, decay: float, shape: str = "cosine") -> float:
+    """The factor on the learning rate: linear warm-up, constant, then over the last ``decay`` fraction of steps down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    tail = max(1, round(decay * steps))
+    left = min(1.0, (steps - step) / tail)
+    return left if shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+
+@torch.no_grad()
+def update_average(average: Iterable[Tensor], current: Iterable[Tensor], decay: float) -> None:
+    """``average += (1 - decay) * (current - average)``, in one pass over all tensors, where the device is."""
+    torch._foreach_lerp_(list(average), list(current), 1 - decay)

@@ -1,0 +1,149 @@
+"""Pictures for people: uint8 clips in, tiled clips, mp4 files that browsers play and PNG contact sheets out.
+
+Every clip here is numpy uint8 RGB (T, H, W, 3), values 0 to 255; a batch of them is (N, T, H, W, 3). Files appear whole
+or not at all: they are written under another name beside their place, then moved onto it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+GAP = 2  # pixels between tiles
+GAP_VALUE = 96  # mid grey: visible beside black and white tiles alike
+LEGIBLE = 64  # a tile of a contact sheet is enlarged until its shorter side is at least this many pixels
+
+
+def grid(videos: Pixels, columns: int | None = None) -> Pixels:
+    """Tile N clips of one size, row by row, with a thin grey gap between them.
+
+    Args:
+        videos: uint8 (N, T, H, W, 3), N at least 1.
+        columns: Tiles in a row; None makes the grid as square as it can be.
+
+    Returns:
+        uint8 (T, H', W', 3) with H' = rows * (H + GAP) - GAP and W' likewise; places without a clip are grey.
+
+    Raises:
+        ValueError: when ``videos`` has another shape or type, or ``columns`` is below 1.
+    """
+    _check(videos, ndim=5)
+    num, frames, height, width, _ = videos.shape
+    columns = math.ceil(math.sqrt(num)) if columns is None else min(columns, num)
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    rows = math.ceil(num / columns)
+    shape = (frames, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
+    canvas = np.full(shape, GAP_VALUE, dtype=np.uint8)
+    for i, video in enumerate(videos):
+        y, x = (i // columns) * (height + GAP), (i % columns) * (width + GAP)
+        canvas[:, y : y + height, x : x + width] = video
+    return canvas
+
+
+def upscale(video: Pixels, scale: int) -> Pixels:
+    """Repeat every pixel ``scale`` times along H and W: uint8 (..., H, W, 3) -> (..., H * scale, W * scale, 3)."""
+    if scale < 1:
+        raise ValueError(f"scale must be at least 1, got {scale}")
+    return video.repeat(scale, axis=-3).repeat(scale, axis=-2)
+
+
+def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale: int = 1) -> None:
+    """Write a clip as an mp4 that every browser plays: H.264, yuv420p, tagged BT.709 limited range, index in front.
+
+    Args:
+        path: Where the file goes; its folder is made when absent.
+        video: uint8 (T, H, W, 3). An odd height or width (after scaling) gets its last row or column once more, for
+            4:2:0 chroma needs even sizes.
+        fps: Frames a second.
+        scale: Nearest-neighbour enlargement. Even factors keep edges of colour sharp: chroma has half the resolution.
+
+    Raises:
+        ValueError: when ``video`` has another shape or type, or ``scale`` is below 1.
+        OSError: when the file cannot be written.
+    """
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    _check(video, ndim=4)
+    video = upscale(video, scale)
+    height, width = video.shape[1:3]
+    video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with _replacing(path) as partial, av.open(partial, "w", "mp4", options={"movflags": "+faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        # CRF 12 cannot be told from the original by eye (flat ground within 2 of 255); a small clip is a few kB.
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12", "preset": "medium"})
+        stream.height, stream.width = video.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        # Players read untagged files as BT.601 or as BT.709, as they please: colours would differ from one to the next.
+        context.colorspace = Colorspace.ITU709
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+        context.color_range = ColorRange.MPEG
+        for pixels in video:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+                dst_color_primaries=ColorPrimaries.BT709,
+                dst_color_trc=ColorTrc.BT709,
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def contact_sheet(path: str | os.PathLike[str], videos: Pixels, every: int = 1) -> None:
+    """Write a PNG with a row for each clip, its frames from left to right, small clips enlarged until they can be seen.
+
+    Args:
+        path: Where the file goes; its folder is made when absent.
+        videos: uint8 (N, T, H, W, 3).
+        every: Show every such frame, beginning with the first.
+
+    Raises:
+        ValueError: when ``videos`` has another shape or type, or ``every`` is below 1.
+        OSError: when the file cannot be written.
+    """
+    from PIL import Image
+
+    _check(videos, ndim=5)
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    videos = videos[:, ::every]
+    num, frames, height, width, _ = videos.shape
+    scale = math.ceil(LEGIBLE / min(height, width))
+    tiles = upscale(videos, scale).reshape(num * frames, 1, height * scale, width * scale, 3)
+    with _replacing(path) as partial:
+        Image.fromarray(grid(tiles, columns=frames)[0]).save(partial, format="PNG")
+
+
+def _check(video: Pixels, *, ndim: int) -> None:
+    if video.dtype != np.uint8 or video.ndim != ndim or video.shape[-1] != 3 or 0 in video.shape:
+        wanted = "(N, T, H, W, 3)" if ndim == 5 else "(T, H, W, 3)"
+        raise ValueError(f"expected non-empty uint8 {wanted}, got {video.dtype} {video.shape}")
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a name beside ``path`` to write to; move the file onto ``path`` when all went well, remove it otherwise."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield str(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
