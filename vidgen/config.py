@@ -170,16 +170,19 @@ def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") 
         try:
             values[key] = _typed(default, value)
         except TypeError:
-            raise UserError(f"{full} is {_type_name(default)} ({_shown(default)} by default), and {_shown(value)} is not.") from None
+            wanted = f"{_type_name(default)} ({_shown(default)} by default)"
+            raise UserError(f"'{full}' is {wanted}, and {_shown(value)} is not.") from None
     return values
 
 
 def _typed(default: Any, value: Any) -> Any:
     """``value`` in the type of ``default``; TypeError where it has another."""
-    if default is None or type(value) is type(default) and not isinstance(default, list):
+    if default is None:
         return value
     if isinstance(default, list | tuple) and isinstance(value, list | tuple):
         return [_typed(default[0], item) for item in value] if default else list(value)
+    if type(value) is type(default):
+        return value
     if type(default) is float and type(value) is int:
         return float(value)
     if type(default) is int and type(value) is float and value.is_integer():
@@ -200,8 +203,8 @@ _TYPE_NAMES: dict[type, str] = {
 
 def _type_name(value: Any) -> str:
     name = _TYPE_NAMES.get(type(value), type(value).__name__)
-    inner = _TYPE_NAMES.get(type(value[0])) if isinstance(value, list | tuple) and value else None
-    return f"{name}, each {inner}" if inner else name
+    inner = _TYPE_NAMES.get(type(value[0]), "") if isinstance(value, list | tuple) and value else ""
+    return f"{name} of {inner.removeprefix('a ')}s" if inner.startswith("a ") else name
 
 
 def _shown(value: Any) -> str:

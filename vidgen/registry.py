@@ -1,7 +1,7 @@
 """Names to parts: a name is a file, so listing imports nothing and no part can be registered but never imported.
 
 ``lfq`` is ``vidgen/quantizers/lfq.py``, its class ``LFQ`` (the file's name, whatever the case), ``configs/.../lfq.yaml`` and a
-word on the command line. Other packages add parts through entry points: group ``vidgen.quantizers``, name ``acme``, value the class.
+word on the command line. Other packages add parts by entry points: group ``vidgen.quantizers``, name ``acme``, value the class.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def files(kind: str) -> dict[str, Path]:
 
 @cache
 def parts(kind: str) -> dict[str, str]:
-    """vidgen's own parts of ``kind`` with the name of their class: the files that define a class called like themselves."""
+    """Our own parts of ``kind`` with the names of their classes: the files that define a class called like themselves."""
     found = {}
     for name, path in files(kind).items():
         wanted = rf"^class ({name.replace('_', '')})\b"
@@ -113,7 +113,9 @@ def build(kind: str, config: Mapping[str, Any], **given: Any) -> Any:
     own = [name for name in options(cls) if name not in given]
     for key in chosen:
         if key not in own:
-            raise UserError(f"'{config['name']}' has no option '{key}'.{did_you_mean(key, own)} Its options are {', '.join(own)}.")
+            raise UserError(
+                f"'{config['name']}' has no option '{key}'.{did_you_mean(key, own)} Its options are {', '.join(own)}."
+            )
     return cls(**{key: _frozen(value) for key, value in chosen.items()}, **given)
 
 

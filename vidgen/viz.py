@@ -86,6 +86,7 @@ def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        context.thread_count = 1  # clips are small: starting threads would take longer than encoding
         # Players read untagged files as BT.601 or as BT.709, as they please: colours would differ from one to the next.
         context.colorspace = Colorspace.ITU709
         context.color_primaries = ColorPrimaries.BT709

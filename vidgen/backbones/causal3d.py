@@ -7,7 +7,7 @@ depth-to-space up with the first s - 1 frames dropped, adaptive normalisation of
 
 Deviations, each measured to be faster at equal quality on small machines or needed for causality:
     - 3-D kernels are factorised into (1, 3, 3), (3, 1, 1), (1, 3, 3);
-    - normalisation is RMS over channels at each position, where group norm over a clip would see the future;
+    - normalisation is over channels at each position, where group norm over a clip would see the future;
     - optionally a tubelet ``patch`` first, so that all work happens on a coarser grid. The first frame is repeated to fill its
       tubelet, and the repeats are dropped after decoding.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vidgen.nn.causal_conv import SpatialConv, TemporalConv, patchify, unpatchify
-from vidgen.nn.norm import RMSNorm
+from vidgen.nn.norm import ChannelNorm
 
 Stride = tuple[int, int, int]
 
@@ -29,14 +29,14 @@ Stride = tuple[int, int, int]
 class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution three times over: in space, causally in time, in space again; added to the input."""
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([RMSNorm(channels), RMSNorm(out_channels), RMSNorm(out_channels)])
+        self.norms = nn.ModuleList([ChannelNorm(channels), ChannelNorm(out_channels), ChannelNorm(out_channels)])
         self.convs = nn.ModuleList(
             [
-                SpatialConv(channels, out_channels),
-                TemporalConv(out_channels, out_channels),
-                SpatialConv(out_channels, out_channels),
+                SpatialConv(channels, out_channels, kernel=kernel),
+                TemporalConv(out_channels, out_channels, kernel=kernel),
+                SpatialConv(out_channels, out_channels, kernel=kernel),
             ]
         )
         self.skip = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
@@ -75,11 +75,11 @@ class Upsample(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """RMS norm whose scale and shift are read from the code, nearest-resized, position by position."""
+    """A norm whose scale and shift are read from the code, nearest-resized, position by position."""
 
     def __init__(self, channels: int, code_channels: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(channels, affine=False)
+        self.norm = ChannelNorm(channels, affine=False)
         self.modulation = nn.Linear(code_channels, 2 * channels)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
@@ -104,19 +104,21 @@ class AdaptiveNorm(nn.Module):
 class Encoder(nn.Module):
     """Tubelets or pixels in, ``latent_out`` channels a cell out; channels-last."""
 
-    def __init__(self, in_channels: int, widths: Sequence[int], depths: Sequence[int], strides: Sequence[Stride], out: int) -> None:
+    def __init__(
+        self, in_channels: int, widths: Sequence[int], depths: Sequence[int], strides: Sequence[Stride], out: int, kernel: int
+    ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SpatialConv(in_channels, widths[0]), TemporalConv(widths[0], widths[0]))
-        layers: list[nn.Module] = []
         width = widths[0]
+        self.stem = nn.Sequential(SpatialConv(in_channels, width, kernel=kernel), TemporalConv(width, width, kernel=kernel))
+        layers: list[nn.Module] = []
         for stage, (target, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:
                 layers.append(Downsample(width, strides[stage - 1]))
             for _ in range(depth):
-                layers.append(ResidualBlock(width, target))
+                layers.append(ResidualBlock(width, target, kernel))
                 width = target
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Sequential(RMSNorm(width), nn.SiLU(), nn.Linear(width, out))
+        self.head = nn.Sequential(ChannelNorm(width), nn.SiLU(), nn.Linear(width, out))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(self.stem(x)))
@@ -138,7 +140,7 @@ class Decoder(nn.Module):
             width = widths[stage] if depths[stage] else width
             up = Upsample(width, strides[stage - 1]) if stage else None
             self.stages.append(nn.ModuleDict({name: module for name, module in (("norm", norm), ("blocks", blocks), ("up", up)) if module}))
-        self.norm = RMSNorm(width)
+        self.norm = ChannelNorm(width)
         self.head = SpatialConv(width, out)
 
     def forward(self, code: Tensor, first: bool) -> Tensor:
@@ -164,6 +166,8 @@ class Causal3D(nn.Module):
         encoder_depths: residual blocks of each encoder stage.
         decoder_depths: residual blocks of each decoder stage, in the same order (fine to coarse).
         strides: (t, h, w) between one stage and the next; one fewer than ``widths``.
+        encoder_kernel: 3, or 1 for an encoder that sees each tubelet by itself: equal tubelets then have equal codes wherever they
+            are, which a generator learns sooner; the decoder still sees their neighbours.
         adaptive: modulate the decoder by the code at each stage (MAGVIT-v2's adaptive group norm).
     """
 
@@ -180,6 +184,7 @@ class Causal3D(nn.Module):
         encoder_depths: Sequence[int] = (4, 4, 4, 4, 8),
         decoder_depths: Sequence[int] = (4, 4, 4, 4, 8),
         strides: Sequence[Stride] = ((1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 1, 1)),
+        encoder_kernel: int = 3,
         adaptive: bool = True,
     ) -> None:
         super().__init__()
@@ -187,7 +192,7 @@ class Causal3D(nn.Module):
             raise ValueError("widths, encoder_depths and decoder_depths need one entry a stage, and strides one fewer.")
         self.patch = patch
         self.stride: Stride = tuple(patch[axis] * prod(stride[axis] for stride in strides) for axis in range(3))  # type: ignore[assignment]
-        self.encoder = Encoder(in_channels * prod(patch), widths, encoder_depths, strides, latent_out)
+        self.encoder = Encoder(in_channels * prod(patch), widths, encoder_depths, strides, latent_out, encoder_kernel)
         self.decoder = Decoder(latent_in, widths, decoder_depths, strides, in_channels * prod(patch), adaptive)
 
     def encode(self, video: Tensor) -> Tensor:

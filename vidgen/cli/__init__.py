@@ -18,7 +18,7 @@ from vidgen.cli import help
 from vidgen.errors import UserError, did_you_mean
 
 COMPOSED = ("fit", "eval", "sample")
-"""Commands with a recipe in ``configs/`` and a ``run(config)``; the others have a ``run(words)``, which may return the exit status."""
+"""Commands with a yaml in ``configs/`` and a ``run(config)``; the others have a ``run(words)`` that may return a status."""
 
 COMMANDS = (*COMPOSED, "list", "show", "doctor")
 
@@ -30,10 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:
-        return _dispatch([word for word in words if word != "--debug"])
+        status = _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("vidgen: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:

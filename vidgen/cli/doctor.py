@@ -25,14 +25,18 @@ class Finding(NamedTuple):
     detail: str
 
 
-NEEDED = ("torch", "lightning", "hydra-core", "timm", "torchmetrics", "einops", "av", "safetensors", "rich", "matplotlib", "jinja2", "numpy")
+NEEDED = (
+    *("torch", "lightning", "hydra-core", "timm", "torchmetrics", "einops", "av"),
+    *("safetensors", "rich", "matplotlib", "jinja2", "numpy", "pyyaml"),
+)
 
 OPTIONAL = {
-    "torchcodec": "decodes video faster where it is installed",
     "tensorboard": "for logger=tensorboard",
     "wandb": "for logger=wandb",
     "vector-quantize-pytorch": "for the tests, which compare with it",
 }
+
+CODECS = {"decoder H.264": "h264", "decoder H.265": "hevc", "decoder AV1": "libdav1d", "encoder H.264": "libx264"}
 
 LOW_DISK_GB = 5
 
@@ -88,13 +92,17 @@ def _devices() -> Iterator[Finding]:
     from vidgen.training import precision
 
     cpu = torch.device("cpu")
-    yield Finding("ok", "CPU", f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores; trains in {precision.choose('auto', cpu)}")
+    yield Finding("ok", "CPU", f"{_cpu_model()}, {_cores()} cores; trains in {precision.choose('auto', cpu)}")
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         yield Finding("ok", f"GPU {index}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is built without CUDA"
         yield Finding("hint", "GPU", f"none found ({built}); small recipes train on the CPU in minutes")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
@@ -109,14 +117,10 @@ def _video() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("missing", "video", f"av (PyAV) cannot be imported: {error}")
         return
-    for what, name, mode in (
-        ("decoder H.264", "h264", "r"),
-        ("decoder H.265", "hevc", "r"),
-        ("decoder AV1", "libdav1d", "r"),
-        ("encoder H.264", "libx264", "w"),
-    ):
+    for what, name in CODECS.items():
         try:
-            yield Finding("ok", what, av.Codec(name, mode).long_name)
+            found = av.Codec(name, "w" if what.startswith("encoder") else "r")
+            yield Finding("ok", what, found.long_name)
         except ValueError:
             yield Finding("missing", what, "this build of PyAV lacks it: pip install --force-reinstall --only-binary :all: av")
 
@@ -134,7 +138,7 @@ def _compiler() -> Finding:
 def _disk() -> Finding:
     """Whether runs can be written here, tried in ``runs`` or where it would be made."""
     folder = Path("runs") if Path("runs").is_dir() else Path()
-    where = str((Path.cwd() / "runs"))
+    where = str(Path.cwd() / "runs")
     free = shutil.disk_usage(folder).free / 1e9
     try:
         with tempfile.TemporaryFile(dir=folder):

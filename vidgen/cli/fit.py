@@ -17,6 +17,8 @@ import torch
 from rich.console import Console
 
 from vidgen import hub
+from vidgen.cli.device import autocast, choose_device
+from vidgen.cli.evaluate import Evaluation
 from vidgen.cli.progress import Stage, clock
 from vidgen.data.batches import ClipBatches, collate, eval_batches, to_pixels, to_video
 from vidgen.errors import UserError, did_you_mean
@@ -62,7 +64,7 @@ class Fit:
         self.root = Path(config["runs"])
         self.seed: int = config["seed"]
         self.begin = time.monotonic()
-        self.device = _device(config["trainer"]["accelerator"])
+        self.device = choose_device(config["trainer"]["accelerator"])
         self.precision = choose(config["trainer"]["precision"], self.device)
         self.data = build("data", config["data"])
         self.num_classes = len(self.data.class_names)
@@ -224,76 +226,26 @@ class Fit:
         return latent, Condition(label=label if bool((label >= 0).all()) else None)
 
     def _evaluate(self) -> None:
-        options = self.config["evaluation"]
-        with self._timed("evaluation"):
-            found = measure.measure_tokenizer(
-                self.tokenizer,
-                self.data,
-                split="test",
-                count=options["clips"],
-                batch_size=options["batch_size"],
-                shown=options["shown"],
-                device=self.device,
-                precision=self._autocast,
-            )
-        step = self.config["tokenizer"]["training"]["steps"]
-        self._results(found.results, step)
-        if found.histogram is not None:
-            write_json(self.path / "codebook.json", found.histogram)
-        save_clips(
-            self.path / "reconstructions",
-            "test",
-            pairs(found.shown["originals"], found.shown["reconstructions"]),
-            title="Unseen clips, and what the tokenizer makes of them",
-            caption="Original above, reconstruction below.",
-            kind="pairs",
-            columns=min(8, options["shown"]),
+        alone = self.config["stage"] == "tokenizer"
+        evaluation = Evaluation(
+            folder=self.path,
+            model=self._model(),
+            data=self.data,
+            options=self.config["evaluation"],
+            precision=self.precision,
+            seed=self.seed,
+            console=self.console,
+            since=self.begin - self.spent,
         )
-        if self.config["stage"] != "tokenizer":
-            self._evaluate_samples(options)
-
-    def _evaluate_samples(self, options: Mapping[str, Any]) -> None:
-        labels = np.arange(options["samples"]) % self.num_classes if self.num_classes else np.full(options["samples"], -1)
-        with self._timed("sampling"), Stage(self.console, "sampling", options["samples"], unit="sample") as stage:
-            pixels = measure.draw_samples(
-                self._model(),
-                count=options["samples"],
-                batch_size=options["batch_size"],
-                shape=self.data.shape,
-                seed=self.seed,
-                precision=self._autocast,
-                labels=labels,
-                options={name: options[name] for name in ("steps", "guidance_scale", "temperature")},
-                progress=stage.update,
-            )
-        step = self.config["generator"]["training"]["steps"]
+        rows.trim(self.path / "metrics.jsonl", stage="evaluation", step=-1)
         with self._timed("evaluation"):
-            self._results(measure.measure_samples(pixels, labels, self.data, self.data.class_names), step)
-            self._show_samples(pixels, labels, options["shown"], step)
-
-    def _show_samples(self, pixels: np.ndarray, labels: np.ndarray, shown: int, step: int) -> None:
-        folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        np.save(folder / "samples.npy", pixels)
-        for index, name in enumerate(self.data.class_names):
-            chosen = pixels[labels == index][:shown]
-            save_clips(folder, f"class-{index}", chosen, title=name, order=index, columns=min(8, shown))
-        if not self.num_classes:
-            near, decibel, sources = measure.nearest_clips(pixels[:shown], self.data)
-            mean, interval = measure.mean_and_error(decibel)
-            rule = "mean squared error, over training clips at their first windows"
-            self._results(
-                [measure.Result(name="samples/nearest_psnr", value=mean, n=len(decibel), interval=interval, protocol=rule)], step
-            )
-            save_clips(
-                folder,
-                "nearest",
-                pairs(pixels[:shown], near),
-                title="Samples, each above its nearest training clip",
-                caption="Nearest: " + ", ".join(sources),
-                kind="nearest",
-                columns=min(8, shown),
-            )
+            evaluation.reconstructions(self.config["tokenizer"]["training"]["steps"])
+        if alone:
+            return
+        with self._timed("sampling"):
+            pixels, labels = evaluation.draw()
+        with self._timed("evaluation"):
+            evaluation.samples(pixels, labels, self.config["generator"]["training"]["steps"])
 
     # ----------------------------------------------------------------------------------------------------------- previews
 
@@ -368,7 +320,8 @@ class Fit:
         return None
 
     def _model(self) -> hub.Model:
-        return hub.Model(tokenizer=self.tokenizer, generator=self.generator, config=self._model_config())
+        generator = None if self.config["stage"] == "tokenizer" else self.generator
+        return hub.Model(tokenizer=self.tokenizer, generator=generator, config=self._model_config())
 
     def _model_config(self) -> dict[str, Any]:
         return {
@@ -450,23 +403,6 @@ class Fit:
         ]
         rows.append(self.path / "metrics.jsonl", made)
 
-    def _results(self, results: list[measure.Result], step: int) -> None:
-        made = [
-            rows.Row(
-                stage="evaluation",
-                split="test",
-                step=step,
-                seconds=self._seconds(),
-                name=result.name,
-                value=result.value,
-                n=result.n,
-                interval=result.interval,
-                protocol=result.protocol,
-            )
-            for result in results
-        ]
-        rows.append(self.path / "metrics.jsonl", made)
-
     def _seconds(self) -> float:
         return self.spent + time.monotonic() - self.begin
 
@@ -484,7 +420,7 @@ class Fit:
             self.timings[name] = self.timings.get(name, 0.0) + time.monotonic() - begin
 
     def _write_environment(self) -> None:
-        cost = measure.costs(self._model() if self.config["stage"] != "tokenizer" else self._tokenizer_alone(), self.data.shape)
+        cost = measure.costs(self._model(), self.data.shape)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
@@ -509,22 +445,8 @@ class Fit:
             },
         )
 
-    def _tokenizer_alone(self) -> hub.Model:
-        return hub.Model(tokenizer=self.tokenizer, generator=None, config=self._model_config())
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
-
-def _device(accelerator: str) -> torch.device:
-    known = ("auto", "cpu", "cuda", "mps")
-    if accelerator not in known:
-        raise UserError(f"trainer.accelerator={accelerator} is unknown.{did_you_mean(accelerator, known)} Use {', '.join(known)}.")
-    if accelerator == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=cuda, but this machine has no CUDA device; use trainer.accelerator=auto.")
-    return torch.device(accelerator)
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.device, self.precision)
 
 
 def _take_weights(part: torch.nn.Module, source: torch.nn.Module) -> None:

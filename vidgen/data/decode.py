@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 T = TypeVar("T")
@@ -95,12 +96,14 @@ def frames(path: str | os.PathLike[str], *, fps: float | None = None) -> Iterato
     Raises:
         DecodeError: while iterating, as soon as the file turns out not to decode.
     """
+    from av.video.reformatter import VideoReformatter
+
     with _open(path) as (container, stream):
-        begin = None
+        begin, converter = None, VideoReformatter()
         timed = _sorted(_timed(container, stream))
         for time, frame in timed if fps is None else resample(timed, fps):
             begin = time if begin is None else begin
-            yield time - begin, _rgb(frame)
+            yield time - begin, _rgb(frame, converter)
 
 
 def read(path: str | os.PathLike[str]) -> Pixels:
@@ -205,18 +208,20 @@ def _sorted(timed: Iterable[tuple[float, T]]) -> Iterator[tuple[float, T]]:
         yield time, item
 
 
-def _rgb(frame: VideoFrame) -> Pixels:
+def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
     """Convert to full-range RGB by the frame's own colour tags, and turn upright."""
     from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
     untagged_hd = frame.colorspace == UNTAGGED and (frame.width >= 1280 or frame.height > 576)
     accurate = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
     try:
-        converted = frame.reformat(
+        converted = converter.reformat(
+            frame,
             format="rgb24",
             src_colorspace=Colorspace.ITU709 if untagged_hd else None,  # None: as tagged, BT.601 without a tag
             dst_color_range=ColorRange.JPEG,
             interpolation=Interpolation.BILINEAR | accurate,
+            threads=1,  # starting more takes longer than they save
         )
     except OSError as error:  # FFmpeg's "not supported", for YCgCo among others
         reason = f"colour matrix {frame.colorspace} of {frame.format.name}: {_reason(error)}"

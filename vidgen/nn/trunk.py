@@ -1,34 +1,35 @@
 """The spacetime transformer that all generators share, so that what differs between two rows of a table is the idea.
 
 Blocks are those of DiT (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2022): layer norm without parameters,
-modulated by the condition, and gates that start at zero (adaLN-Zero). Added to them: RMS norm of queries and keys, rotary
+modulated by the condition, and gates that start at zero (adaLN-Zero). Added to them: layer norm of queries and keys, rotary
 positions over three axes instead of a fixed table (any size, any length), and a condition per clip or per token.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidgen.nn.attention import attend
-from vidgen.nn.norm import RMSNorm
+from vidgen.nn.norm import ChannelNorm
 from vidgen.nn.rope import rotate
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without parameters, then ``x * (1 + scale) + shift``; keeps the dtype of ``x``."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6).to(x.dtype) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6).to(x.dtype), 1 + scale)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with RMS-normalised queries and keys and rotary positions."""
+    """Multi-head self-attention with normalised queries and keys and rotary positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = RMSNorm(width // heads)
-        self.k_norm = RMSNorm(width // heads)
+        self.q_norm = ChannelNorm(width // heads)
+        self.k_norm = ChannelNorm(width // heads)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
@@ -51,8 +52,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c).to(x.dtype).chunk(6, dim=-1)
-        x = x + gate_a * self.attention(modulate(x, shift_a, scale_a), rope, mask)
-        return x + gate_m * self.mlp(modulate(x, shift_m, scale_m))
+        x = torch.addcmul(x, gate_a, self.attention(modulate(x, shift_a, scale_a), rope, mask))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift_m, scale_m)))
 
 
 class Trunk(nn.Module):

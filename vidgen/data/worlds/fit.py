@@ -205,7 +205,7 @@ def _orbit(recipe: Recipe, seen: Seen) -> Track:
         arm = (w * (z[rows] - z0) * np.conj(e - e0)).sum(-1, keepdims=True) / np.maximum(spread, 1e-12)
         return z0 + arm * (e - e0), np.abs(arm[..., 0])
 
-    least = 0.85 * 2 * math.atan(recipe.orbit_step)
+    least = 0.9 * 2 * math.atan(recipe.orbit_step)
     most = max(1.25 * 2 * math.atan(min(1.0, recipe.speed[1] / (2 * ORBIT_RADIUS))), 1.3 * least)
     rates = np.linspace(least, most, math.ceil((most - least) * recipe.steps) + 4)
     spacing, rates = rates[1] - rates[0], np.concatenate([-rates, rates])

@@ -1,0 +1,95 @@
+"""Sentences for what Hydra notices without helping, or not at all: unknown names and keys, and parts set like values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from vidgen.config import checked, command_groups, load, preset_names
+from vidgen.errors import UserError, nearest
+from vidgen.registry import unknown
+
+
+def check_form(text: str, command: str) -> None:
+    """Sees that an override is ``key=value``, of whatever key and value.
+
+    Raises:
+        UserError: on a flag, a deletion or a bare word, naming what was probably meant.
+    """
+    if text.startswith("-"):
+        key, _, value = text.lstrip("-").partition("=")
+        raise UserError(f"'{text}' is not a flag of this command; options have no dashes: {key}={value or '...'}.")
+    if text.startswith("~"):
+        raise UserError(f"'{text}' would take an option away, and every recipe needs all of its own; set it instead.")
+    if "=" not in text:
+        groups = [group for group in command_groups(command) if text in preset_names(group)]
+        raise UserError(f"'{text}' is not of the form key=value.{f' Did you mean {groups[0]}={text}?' if groups else ''}")
+
+
+def check_choice(group: str, name: object, command: str) -> None:
+    """Sees that a group has a recipe of that name; None is right where the group is optional.
+
+    Raises:
+        UserError: naming the nearest and all of them.
+    """
+    optional = command_groups(command)[group] is None
+    if name not in preset_names(group) and not (name is None and optional):
+        raise unknown(group, "null" if name is None else name, preset_names(group))
+
+
+def check_key(key: str, value: object, base: Mapping[str, Any], command: str) -> None:
+    """Sees that ``key`` is in ``base``, and that it does not put one value in the place of a whole part.
+
+    Raises:
+        UserError: naming the nearest key, and those beside it.
+    """
+    here: Any = base
+    steps = key.split(".")
+    for depth, step in enumerate(steps):
+        where = ".".join(steps[:depth])
+        if not isinstance(here, Mapping):
+            raise UserError(f"'{where}' is one value, so there is no '{key}'; set '{where}' whole.")
+        if step not in here:
+            meant = _meant(key, base, command)
+            raise UserError(f"'{where or command}' has no option '{step}'.{meant} The options are {', '.join(here)}.")
+        here = here[step]
+    if isinstance(here, Mapping) and isinstance(value, Mapping):
+        checked(here, value, key)
+    elif isinstance(here, Mapping):
+        group = key.replace(".", "/")
+        swap = f"; to choose another part, write {group}={value}" if preset_names(group) else ""
+        raise UserError(f"'{key}' is a group of options and not one value{swap}.")
+
+
+def _meant(key: str, base: Mapping[str, Any], command: str) -> str:
+    """What an unknown key may have meant: an option of another part, the nearest beside it, the nearest last word anywhere."""
+    for group in command_groups(command):
+        option = key.removeprefix(f"{group.replace('/', '.')}.")
+        others = [name for name in preset_names(group) if option != key and option in load(group, name)]
+        if others:
+            return f" {group}={others[0]} has it."
+    words = {name: re.split("[./]", name)[-1] for name in _names(base, command)}
+    word, parent, top = re.split("[./]", key)[-1], key.rpartition(".")[0], key.partition(".")[0]
+    beside = {last: name for name, last in words.items() if name.rpartition(".")[0] == parent}
+    if word not in words.values() and (match := nearest(word, beside)):
+        return f" Did you mean {beside[match]}?"
+    matches = get_close_matches(word, words.values(), n=1, cutoff=0.75)
+    found = [name for name, last in words.items() if last in matches]
+    found = [name for name in found if name.startswith(f"{top}.")] or found
+    return f" Did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _names(base: Mapping[str, Any], command: str) -> list[str]:
+    """All that can be set: keys with dots, and parts with slashes."""
+    groups = command_groups(command)
+    keys = [key for key in _keys(base) if "." not in key or key.replace(".", "/") not in groups]
+    return [*keys, *(group for group in groups if "/" in group)]
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -1,0 +1,64 @@
+"""``vidgen sample``: videos from a trained run, as files that play."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from vidgen import hub
+from vidgen.cli.device import autocast, choose_device
+from vidgen.cli.progress import Stage
+from vidgen.data.batches import to_pixels
+from vidgen.errors import UserError
+from vidgen.evaluation.pictures import save_clips
+from vidgen.training.precision import choose
+from vidgen.viz import write_mp4
+
+
+def run(config: dict[str, Any]) -> None:
+    """Draws ``num`` samples of ``run`` and writes a grid, a contact sheet, every clip by itself, and the exact pixels."""
+    console = Console(soft_wrap=True)
+    device = choose_device(config["accelerator"])
+    precision = choose(config["precision"], device)
+    model = hub.load(config["run"], device)
+    shape = tuple(config["shape"] or model.config["shape"])
+    if len(shape) != 3:
+        raise UserError(f"shape={list(shape)} is not [frames, height, width]; leave it out for the size of training.")
+    model.tokenizer.spec.grid(shape)
+    label = config["label"]
+    if isinstance(label, str) and label.isdecimal():
+        label = int(label)
+    out = Path(config["out"] or Path(hub.resolve(config["run"])).parent / "drawn" / _name(config))
+    out.mkdir(parents=True, exist_ok=True)
+    drawn: list[np.ndarray] = []
+    with Stage(console, "sampling", config["num"], unit="sample") as stage:
+        for first in range(0, config["num"], config["batch_size"]):
+            count = min(config["batch_size"], config["num"] - first)
+            with autocast(device, precision):
+                video = model.sample(
+                    count,
+                    shape,
+                    label,
+                    seed=config["seed"],
+                    first=first,
+                    steps=config["steps"],
+                    guidance_scale=config["guidance_scale"],
+                    temperature=config["temperature"],
+                )
+            drawn.append(to_pixels(video))
+            stage.update(first + count)
+    pixels = np.concatenate(drawn)
+    np.save(out / "samples.npy", pixels)
+    save_clips(out, "grid", pixels, title="Samples", caption=f"label {label}, seed {config['seed']}", fps=config["fps"])
+    scale = max(1, 256 // pixels.shape[3])
+    for index, clip in enumerate(pixels):
+        write_mp4(out / f"{index:04d}.mp4", clip, fps=config["fps"], scale=scale)
+    console.print(f"{len(pixels)} samples in {out}; look at {out / 'grid.mp4'} and {out / 'grid.png'}", highlight=False)
+
+
+def _name(config: dict[str, Any]) -> str:
+    label = "any" if config["label"] is None else config["label"]
+    return f"{label}-seed{config['seed']}"
