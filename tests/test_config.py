@@ -66,6 +66,12 @@ def test_numbers_are_numbers(tmp_path: Any) -> None:
     assert config._read(tmp_path / "x.yaml") == {"a": 0.001, "b": 25000.0, "c": 5.0, "d": 1, "e": "e3", "f": 0.1}
 
 
+def test_what_is_loaded_is_the_caller_s_to_change() -> None:
+    before = config.load("data", "worlds")
+    config.load("data", "worlds")["families"].append("nonsense")
+    assert config.load("data", "worlds") == before
+
+
 def test_overrides_nest_and_leave_the_recipe_alone() -> None:
     before = config.load("tokenizer", "lfq")
     changed = config.load("tokenizer", "lfq", {"quantizer": {"bits": 12}, "l1": 2})

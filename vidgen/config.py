@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _composed(group: str, name: str) -> dict[str, Any]:
     path = config_dir() / group / f"{name}.yaml"
     if not path.is_file():
         return _plugin_recipe(group, name)
-    own = dict(_read(path))
+    own = deepcopy(_read(path))  # what is returned is the caller's to change
     config: dict[str, Any] = {}
     for entry in own.pop("defaults", []):
         if isinstance(entry, Mapping):

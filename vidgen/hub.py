@@ -1,4 +1,4 @@
-"""Saving and loading models for sharing: ``model/`` holds safetensors and a config.json, and loads with neither lightning nor hydra.
+"""Saving and loading models: ``model/`` holds safetensors and a config.json, and loads with neither lightning nor hydra.
 
 Nothing in such a folder can name code to run: parts are looked up by name among vidgen's own files and installed plug-ins.
 """
@@ -100,7 +100,9 @@ class Model:
         if isinstance(label, str):
             if label not in self.class_names:
                 known = ", ".join(self.class_names) or "none: it was trained without labels"
-                raise UserError(f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}.")
+                raise UserError(
+                    f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}."
+                )
             label = self.class_names.index(label)
         device = next(self.generator.parameters()).device  # type: ignore[union-attr]
         labels = torch.as_tensor(label, device=device).expand(num)
@@ -112,8 +114,8 @@ class Model:
 def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, config: Mapping[str, Any]) -> None:
     """Writes ``folder``: the parts' weights as safetensors and ``config`` with what is needed to build them again.
 
-    ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``, and
-    whatever else its writer wants to keep. Every file is written beside its place and then moved there, the config last.
+    ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``,
+    and whatever else its writer wants to keep. Every file is written beside its place and then moved there, the config last.
     """
     from vidgen import __version__
 
@@ -156,7 +158,9 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     for folder in (Path(path), Path(path) / "model"):
         if (folder / "config.json").is_file():
             return folder
-    raise UserError(f"There is no model in '{path}': neither it nor its 'model' folder has a config.json, as 'vidgen fit' writes.")
+    raise UserError(
+        f"There is no model in '{path}': neither it nor its 'model' folder has a config.json, as 'vidgen fit' writes."
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

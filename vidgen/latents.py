@@ -187,11 +187,7 @@ class Latent:
             raise UserError("A pyramid that grows in time has no cells of its own to cut; cut whole clips instead.")
         if not 0 <= first < last <= total:
             raise UserError(f"Cells {first} to {last} are not inside this latent's {total} cells.")
-        cut = {
-            name: getattr(self, name)[:, :, first:last]
-            for name in ("z", "h", "logvar")
-            if getattr(self, name) is not None
-        }
+        cut = {name: getattr(self, name)[:, :, first:last] for name in ("z", "h", "logvar") if getattr(self, name) is not None}
         if self.ids is not None:
             cut["ids"] = self._join([scale[:, first:last] for scale in self.scale_ids()])
         before, after = self.spec.frames(first, self.start), self.spec.frames(last, self.start)
@@ -229,9 +225,7 @@ class Latent:
         for before, after in zip(parts, parts[1:], strict=False):
             end = before.start + before.grids[-1][0]
             if after.start != end:
-                raise UserError(
-                    f"A latent that starts at cell {after.start} cannot follow one that ends before cell {end}."
-                )
+                raise UserError(f"A latent that starts at cell {after.start} cannot follow one that ends before cell {end}.")
             if before.num_frames != before.spec.frames(before.grids[-1][0], before.start):
                 raise UserError("Only the last of the latents to be joined may end in a partly filled cell.")
         joined: dict[str, Tensor] = {}

@@ -79,7 +79,9 @@ def _reopen_named(path: Path, fingerprint: str) -> Run:
     if state["status"] == "finished":
         raise UserError(f"The run {path} is finished; to train on from its weights use init={path}.")
     if state["fingerprint"] != fingerprint:
-        raise UserError(f"The run {path} has another recipe; repeat its own command (in {path / 'config.yaml'}), or use init={path}.")
+        raise UserError(
+            f"The run {path} has another recipe; repeat its own command (in {path / 'config.yaml'}), or use init={path}."
+        )
     lock = _lock(path)
     if lock is None:
         raise UserError(f"The run {path} is in use by another process; wait for it to end, or start a new run with resume=never.")
@@ -163,7 +165,12 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory, and the GPU where there is one."""
     import torch
 
-    found: dict[str, Any] = {"cpu": cpu_name(), "cores": os.cpu_count(), "memory_gib": round(_memory_gib(), 1), "system": sys.platform}
+    found: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(_memory_gib(), 1),
+        "system": sys.platform,
+    }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

@@ -135,11 +135,15 @@ class Decoder(nn.Module):
         self.stem = nn.Sequential(SpatialConv(code, width), TemporalConv(width, width))
         self.stages = nn.ModuleList()
         for stage in reversed(range(len(widths))):
-            blocks = nn.Sequential(*[ResidualBlock(width if i == 0 else widths[stage], widths[stage]) for i in range(depths[stage])])
+            blocks = nn.Sequential(
+                *[ResidualBlock(width if i == 0 else widths[stage], widths[stage]) for i in range(depths[stage])]
+            )
             norm = AdaptiveNorm(width, code) if adaptive else None
             width = widths[stage] if depths[stage] else width
             up = Upsample(width, strides[stage - 1]) if stage else None
-            self.stages.append(nn.ModuleDict({name: module for name, module in (("norm", norm), ("blocks", blocks), ("up", up)) if module}))
+            self.stages.append(
+                nn.ModuleDict({name: module for name, module in (("norm", norm), ("blocks", blocks), ("up", up)) if module})
+            )
         self.norm = ChannelNorm(width)
         self.head = SpatialConv(width, out)
 
@@ -166,8 +170,8 @@ class Causal3D(nn.Module):
         encoder_depths: residual blocks of each encoder stage.
         decoder_depths: residual blocks of each decoder stage, in the same order (fine to coarse).
         strides: (t, h, w) between one stage and the next; one fewer than ``widths``.
-        encoder_kernel: 3, or 1 for an encoder that sees each tubelet by itself: equal tubelets then have equal codes wherever they
-            are, which a generator learns sooner; the decoder still sees their neighbours.
+        encoder_kernel: 3, or 1 for an encoder that sees each tubelet by itself: equal tubelets then have equal codes wherever
+            they are, which a generator learns sooner; the decoder still sees their neighbours.
         adaptive: modulate the decoder by the code at each stage (MAGVIT-v2's adaptive group norm).
     """
 

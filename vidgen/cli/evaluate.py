@@ -113,7 +113,9 @@ class Evaluation:
         near, decibel, sources = measure.nearest_clips(pixels, self.data)
         mean, interval = measure.mean_and_error(decibel)
         rule = "per clip, against the training window nearest by mean squared error at a quarter of the size"
-        self._record([measure.Result(name="samples/nearest_psnr", value=mean, n=len(decibel), interval=interval, protocol=rule)], step)
+        self._record(
+            [measure.Result(name="samples/nearest_psnr", value=mean, n=len(decibel), interval=interval, protocol=rule)], step
+        )
         save_clips(
             self.folder / "samples",
             "nearest",

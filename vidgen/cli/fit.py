@@ -32,6 +32,7 @@ from vidgen.runs import environment, open_run, write_json, write_yaml
 from vidgen.samplers.noise import key
 from vidgen.training import loop
 from vidgen.training.cache import LatentCache, build_cache
+from vidgen.training.loggers import build_logger
 from vidgen.training.precision import choose
 from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, TokenizerTask, recipe_from
 
@@ -49,7 +50,9 @@ def run(config: dict[str, Any]) -> None:
     try:
         fit.run()
     except loop.Stopped:
-        fit.console.print(f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}", highlight=False)
+        fit.console.print(
+            f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}", highlight=False
+        )
         sys.exit(INTERRUPTED)
 
 
@@ -59,7 +62,9 @@ class Fit:
     def __init__(self, config: dict[str, Any]) -> None:
         for name, choices in (("stage", STAGES), ("reuse", ("auto", "never"))):
             if config[name] not in choices:
-                raise UserError(f"{name}={config[name]} is unknown.{did_you_mean(str(config[name]), choices)} Use {', '.join(choices)}.")
+                raise UserError(
+                    f"{name}={config[name]} is unknown.{did_you_mean(str(config[name]), choices)} Use {', '.join(choices)}."
+                )
         self.config, self.console = config, Console(soft_wrap=True)
         self.root = Path(config["runs"])
         self.seed: int = config["seed"]
@@ -93,6 +98,7 @@ class Fit:
         self.spent: float = self.open.state["seconds"]
         self.timings: dict[str, float] = self.open.state.get("timings", {})
         try:
+            self.logger = build_logger(self.config["logger"], self.path)
             self._describe(estimate)
             self._train_tokenizer()
             if self.config["stage"] != "tokenizer":
@@ -126,10 +132,9 @@ class Fit:
 
     def _fit_tokenizer(self) -> None:
         recipe = recipe_from(self.config["tokenizer"])
-        task = TokenizerTask(self.tokenizer, recipe, self.seed, self.data)
         if self.config["init"]:
             _take_weights(self.tokenizer, hub.load(self.config["init"]).tokenizer)
-            task.average.load_state_dict(self.tokenizer.state_dict())
+        task = TokenizerTask(self.tokenizer, recipe, self.seed, self.data)
 
         def batches(first: int) -> Any:
             clips = ClipBatches(self.data, batch_size=recipe.batch_size, seed=self.seed, first=first, last=recipe.steps)
@@ -195,8 +200,9 @@ class Fit:
     def _cache(self, recipe: Recipe) -> LatentCache:
         count = recipe.clips or self.data.size("train")
         wants = self.generator.wants
-        name = hub.fingerprint(hub.weights_hash(self.tokenizer), self.data.fingerprint, self.seed, count, wants, self.precision)[:16]
-        folder = self.root / "cache" / f"latents-{name}"
+        weights = hub.weights_hash(self.tokenizer)
+        name = hub.fingerprint(weights, self.data.fingerprint, self.seed, count, wants, self.precision)
+        folder = self.root / "cache" / f"latents-{name[:16]}"
         size = 64
 
         def progress(items: Iterator[int], total: int) -> Iterator[int]:
@@ -219,10 +225,10 @@ class Fit:
             )
 
     def _validation(self) -> tuple[Latent, Condition] | None:
-        clips = [batch for batch in eval_batches(self.data, "val", 64, 64)]
+        batch = next(eval_batches(self.data, "val", 64, 64))
         with self._autocast():
-            latent = self.tokenizer.encode(to_video(clips[0]["video"].to(self.device))).to("cpu")
-        label = clips[0]["label"]
+            latent = self.tokenizer.encode(to_video(batch["video"].to(self.device))).to("cpu")
+        label = batch["label"]
         return latent, Condition(label=label if bool((label >= 0).all()) else None)
 
     def _evaluate(self) -> None:
@@ -304,7 +310,9 @@ class Fit:
     def _given_tokenizer(self) -> hub.Model | None:
         source = self.config["tokenizer"]["from"]
         if source is None and self.config["stage"] == "generator":
-            raise UserError("stage=generator needs a trained tokenizer: give tokenizer.from=RUN, or use stage=all, which finds or trains it.")
+            raise UserError(
+                "stage=generator needs a trained tokenizer: give tokenizer.from=RUN, or use stage=all, which finds or trains it."
+            )
         return None if source is None else hub.load(source)
 
     def _ready_tokenizer(self) -> str | None:
@@ -363,7 +371,9 @@ class Fit:
         latent = latent[[i for _ in range(repeats) for i in range(len(latent))][: recipe.batch_size]]
         label = torch.zeros(recipe.batch_size, dtype=torch.long, device=self.device) if self.num_classes else None
         task = GeneratorTask(copy.deepcopy(self.generator), recipe, self.seed, None)
-        found["generator"] = recipe.steps * loop.seconds_a_step(task, (latent, Condition(label=label)), self.precision, self.device)
+        found["generator"] = recipe.steps * loop.seconds_a_step(
+            task, (latent, Condition(label=label)), self.precision, self.device
+        )
         return found
 
     def _describe(self, estimate: Mapping[str, float]) -> None:
@@ -379,7 +389,9 @@ class Fit:
         }
         if config["stage"] != "tokenizer":
             training = config["generator"]["training"]
-            lines["generator"] = f"{choices['generator']}: {_size(self.generator)}, {training['steps']} steps of {training['batch_size']}"
+            lines["generator"] = (
+                f"{choices['generator']}: {_size(self.generator)}, {training['steps']} steps of {training['batch_size']}"
+            )
             lines["route"] = f"{choices['generator']} x {choices['tokenizer']}: {self.route}"
         lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads"
         lines["run"] = str(self.path) + (" (going on with it)" if self.open.resumed else "")
@@ -390,7 +402,9 @@ class Fit:
         for name, text in lines.items():
             self.console.print(f"{name:<10} {text}", highlight=False)
         if total > LONG and not self.open.resumed:
-            self.console.print("That is long; experiment=smoke runs the whole path in under a minute, and data=worlds is quick to learn.")
+            self.console.print(
+                "That is long; experiment=smoke runs the whole path in under a minute, and data=worlds is quick to learn."
+            )
         words = f"A {choices['tokenizer']} tokenizer" + (f" and a {choices['generator']} generator" if "route" in lines else "")
         words += f" on {choices['data']} ({frames} frames of {height}x{width}, {labels})."
         written = {"command": config["command"], "words": words, "route": lines.get("route", ""), **config}
@@ -402,6 +416,7 @@ class Fit:
             for name, value in values.items()
         ]
         rows.append(self.path / "metrics.jsonl", made)
+        self.logger(stage, split, step, values)
 
     def _seconds(self) -> float:
         return self.spent + time.monotonic() - self.begin
@@ -453,7 +468,9 @@ def _take_weights(part: torch.nn.Module, source: torch.nn.Module) -> None:
     try:
         part.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise UserError(f"init: the run's {type(part).__name__} has another shape than this recipe's; give both the same options.") from error
+        raise UserError(
+            f"init: the run's {type(part).__name__} has another shape than this recipe's; give both the same options."
+        ) from error
 
 
 def _size(part: torch.nn.Module) -> str:

@@ -120,7 +120,9 @@ def measure_tokenizer(
     for name, metric in means.items():
         if metric.update_called:
             rule = SSIM_RULE if metric is ssim else PSNR_RULE
-            found.results.append(Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule))
+            found.results.append(
+                Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule)
+            )
     if usage is not None:
         for name, number in usage.compute().items():
             found.results.append(Result(name=f"codebook/{name}", value=number, n=seen, protocol=usage.protocol))

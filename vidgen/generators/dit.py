@@ -41,7 +41,7 @@ class DiT(nn.Module):
         heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over ``width``.
         patch: cells (t, h, w) that make one token.
-        prediction: what the network emits: the velocity ``v``, or the clean latent ``x`` (the loss is on the velocity either way).
+        prediction: what the network emits: the velocity ``v``, or the clean latent ``x``; the loss is on the velocity either way.
         time_mean: mean of the logit of the training noise levels.
         time_std: its standard deviation.
         shift: moves training and sampling noise levels towards noise (> 1), as redundant latents want.
@@ -122,7 +122,9 @@ class DiT(nn.Module):
         x = latent.h
         assert x is not None
         noise = sample_noise(len(x), x.shape[1:], seed=0, first=0, start=latent.start, device=x.device)
-        levels = [self.loss_at(x, x.new_full((len(x),), t), noise, condition, latent.start).total for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        levels = [
+            self.loss_at(x, x.new_full((len(x),), t), noise, condition, latent.start).total for t in (0.1, 0.3, 0.5, 0.7, 0.9)
+        ]
         return torch.stack(levels).mean()
 
     def loss_at(self, x: Tensor, t: Tensor, noise: Tensor, condition: Condition | None, start: int = 0) -> Losses:

@@ -27,7 +27,7 @@ def data_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
 
 
 def velocity_from_data(x_t: Tensor, x: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
-    """The velocity at ``x_t`` that a clean point implies; ``t`` is kept above ``floor`` so that errors do not blow up near data."""
+    """The velocity at ``x_t`` that a clean point implies; ``t`` stays above ``floor``, so errors do not blow up near data."""
     return (x_t - x) / t.clamp_min(floor)
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidgen.data.batches import Order, collate, to_video
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.protocols import Data, LatentSpace, Tokenizer
-from vidgen.data.batches import Order, collate, to_video
 
 
 def pack_ids(ids: np.ndarray, levels: Sequence[int]) -> np.ndarray:

@@ -227,7 +227,7 @@ class _Signals:
 
 
 def _quiet() -> None:
-    """Lightning's banners and tips say nothing that ``fit`` has not said; its warnings on our own loaders do not apply to them."""
+    """Lightning's banners say nothing that ``fit`` has not said, and its warnings about loaders do not apply to ours."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\.")

@@ -1,4 +1,4 @@
-"""The precision to train in, found by measuring: bf16 is ten times faster than fp32 on some machines and thirty times slower on others."""
+"""The precision to train in, found by measuring: bf16 is ten times faster on some machines and thirty times slower on others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ CHOICES = ("auto", "bf16", "fp32")
 
 
 def choose(precision: str, device: torch.device) -> str:
-    """``bf16`` or ``fp32``; ``auto`` takes bf16 where a short product of a transformer's shape is at least a quarter faster in it.
+    """``bf16`` or ``fp32``; ``auto`` takes bf16 where a product of a transformer's shape is at least a quarter faster in it.
 
     Raises:
         UserError: on any other word.
     """
     if precision not in CHOICES:
-        raise UserError(f"trainer.precision='{precision}' is unknown.{did_you_mean(precision, CHOICES)} Use {', '.join(CHOICES)}.")
+        raise UserError(
+            f"trainer.precision='{precision}' is unknown.{did_you_mean(precision, CHOICES)} Use {', '.join(CHOICES)}."
+        )
     if precision != "auto":
         return precision
     return "bf16" if _seconds(torch.float32, device) > 1.25 * _seconds(torch.bfloat16, device) else "fp32"

@@ -11,13 +11,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vidgen.data.batches import Order, eval_batches, to_video
 from vidgen.latents import Condition, Latent, Losses, joint_ids
 from vidgen.protocols import Data
 from vidgen.samplers.noise import key
-from vidgen.data.batches import Order, eval_batches, to_video
 from vidgen.training.cache import LatentCache
 from vidgen.training.optim import build_optimizer, schedule, update_average
-
 
 COLLAPSED = 2.5
 """Codes of a batch, as a perplexity, below which a codebook counts as collapsed."""

@@ -52,7 +52,7 @@ def fall(z: Array, v: Array, gravity: float, t: Array, keep: float) -> tuple[Arr
         resting = after & (speed == 0.0)
         height, velocity = np.where(resting, 0.0, height), np.where(resting, 0.0, velocity)
         hit = hit + 2.0 * speed / gravity
-        after = (t > hit) & ~resting
+        after = after & ~resting & (t > hit)
     return height, velocity
 
 
