@@ -123,7 +123,10 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
         (["fit", "tokenzier=lfq"], "'fit' has no option 'tokenzier'. Did you mean tokenizer?"),
         (["fit", "quantizer=kl"], "'fit' has no option 'quantizer'. Did you mean tokenizer/quantizer?"),
         (["fit", "quantiser=kl"], "'fit' has no option 'quantiser'. Did you mean tokenizer/quantizer?"),
-        (["fit", "generator.dept=2"], "'generator' has no option 'dept'. Did you mean generator.depth? The options are name, width"),
+        (
+            ["fit", "generator.dept=2"],
+            "'generator' has no option 'dept'. Did you mean generator.depth? The options are name, width",
+        ),
         (["fit", "generator.lr=1"], "'generator' has no option 'lr'. Did you mean generator.training.lr?"),
         (["fit", "lr=1"], "'fit' has no option 'lr'. Did you mean tokenizer.training.lr or generator.training.lr?"),
         (["fit", "bits=1"], "'fit' has no option 'bits'. Did you mean tokenizer.quantizer.bits?"),
@@ -131,7 +134,10 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
         (["fit", "data.path=x"], "'data' has no option 'path'. data=folder has it."),
         (["fit", "+generator.new=1"], "'generator' has no option 'new'."),
         (["fit", "generator.training={lx: 1}"], "'generator.training' has no option 'lx'. Did you mean 'lr'?"),
-        (["fit", "tokenizer.quantizer=kl"], "'tokenizer.quantizer' is a group of options and not one value; to choose another part, "),
+        (
+            ["fit", "tokenizer.quantizer=kl"],
+            "'tokenizer.quantizer' is a group of options and not one value; to choose another part, ",
+        ),
         (["fit", "seed.x=1"], "'seed' is one value, so there is no 'seed.x'; set 'seed' whole."),
         (["fit", "generator.patch.0=2"], "'generator.patch' is one value, so there is no 'generator.patch.0'; "),
         (["fit", "generator.depth=two"], "'generator.depth' is a whole number (6 by default), and two is not."),
@@ -151,10 +157,13 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
         (["fit", "-m", "seed=0,x"], "'seed' is a whole number (0 by default), and x is not."),
         (["fit", "-m", "tokenizer=lfq,lqf"], "There is no tokenizer called 'lqf'."),
         (["fit", "-m", "tokenizer=lfq,kl", "tokenizer.quantizer.bits=8"], "'tokenizer.quantizer' has no option 'bits'. "),
-        (["fit", "-m", "hydra/launcher=none"], "This cannot be composed: In 'hydra/config': Could not find 'hydra/launcher/none'"),
-        (["sample", "modle=x"], "'sample' has no option 'modle'. Did you mean model? The options are model, "),
+        (
+            ["fit", "-m", "hydra/launcher=none"],
+            "This cannot be composed: In 'hydra/config': Could not find 'hydra/launcher/none'",
+        ),
+        (["sample", "nmu=3"], "'sample' has no option 'nmu'. Did you mean num? The options are run, num, "),
         (["sample", "tokenizer=kl"], "'sample' has no option 'tokenizer'."),
-        (["eval", "data=world"], "There is no data called 'world'. Did you mean 'worlds'?"),
+        (["eval", "evaluation=defualt"], "There is no evaluation called 'defualt'. Did you mean 'default'?"),
         (["show", "generator.dept=2"], "'generator' has no option 'dept'. Did you mean generator.depth?"),
         (["list", "quantiser"], "There is no kind called 'quantiser'. Did you mean 'quantizers'? There are: "),
         (["list", "--pair"], "There is no flag called '--pair'. Did you mean '--pairs'? There are: --pairs, --json."),
@@ -189,7 +198,10 @@ def test_bugs_keep_their_traceback() -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "The disk is full (writing runs/x); make room and give the same"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            "The disk is full (writing runs/x); make room and give the same",
+        ),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "The disk is full; make room and give the same"),
         (KeyboardInterrupt(), "stopped."),
     ],
@@ -212,6 +224,13 @@ def test_other_errors_of_the_system_keep_their_traceback(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "vidgen.cli.fit", SimpleNamespace(run=run))
     with pytest.raises(OSError, match="Input/output error"):
         main(["fit"])
+
+
+def test_a_reader_that_leaves_early_is_no_bug(python: Callable[[str], CompletedProcess[str]]) -> None:
+    """As in: vidgen list | head -1."""
+    program = "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+    done = python(program + "from vidgen.cli import main; sys.exit(main(['list']))")
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # What is composed

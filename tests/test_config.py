@@ -159,7 +159,12 @@ def test_values_of_another_type_are_told(default: Any, value: Any, sentence: str
     ("group", "name", "overrides", "sentence"),
     [
         ("tokenizer", "lfk", {}, "There is no tokenizer called 'lfk'. Did you mean 'lfq'? There are: "),
-        ("tokenizer", "lfq", {"quantizer": "lfk"}, "There is no tokenizer/quantizer called 'lfk'. Did you mean 'lfq'? There are: "),
+        (
+            "tokenizer",
+            "lfq",
+            {"quantizer": "lfk"},
+            "There is no tokenizer/quantizer called 'lfk'. Did you mean 'lfq'? There are: ",
+        ),
         ("tokenizer", "lfq", {"l2": 1.0}, "'tokenizer' has no option 'l2'. Did you mean 'l1'? The options are "),
         ("tokenizer", "lfq", {"quantizer": {"bit": 3}}, "'tokenizer.quantizer' has no option 'bit'. Did you mean 'bits'? "),
         ("tokenizer", "lfq", {"quantizer": {"name": "kl", "bits": 3}}, "'tokenizer/quantizer' has no option 'bits'."),

@@ -15,9 +15,7 @@ from vidgen.latents import joint_ids, split_ids
 
 CAUSAL = LatentSpec(channels=3, stride=(4, 8, 8), causal=True, levels=(2,) * 5)
 PLAIN = LatentSpec(channels=3, stride=(2, 4, 4), causal=False, levels=(7,))
-PYRAMID = LatentSpec(
-    channels=3, stride=(4, 4, 4), causal=True, levels=(5, 3), scales=((1, 0.25, 0.25), (1, 0.5, 0.5), (1, 1, 1))
-)
+PYRAMID = LatentSpec(channels=3, stride=(4, 4, 4), causal=True, levels=(5, 3), scales=((1, 0.25, 0.25), (1, 0.5, 0.5), (1, 1, 1)))
 CONTINUOUS = LatentSpec(channels=16, stride=(4, 8, 8), causal=True)
 RESIDUAL = LatentSpec(channels=8, stride=(1, 4, 4), causal=False, levels=(512,) * 4, stages=4)
 GROWING = LatentSpec(channels=3, stride=(4, 4, 4), causal=True, levels=(9,), scales=((0.5, 0.5, 0.5), (1, 1, 1)), clip=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -46,9 +48,7 @@ def test_grid_places_every_clip_and_nothing_else():
     assert (out == viz.GAP_VALUE).sum() == out.size - 5 * videos[0].size
 
 
-@pytest.mark.parametrize(
-    ("num", "columns", "tiles"), [(5, None, (2, 3)), (4, None, (2, 2)), (2, 8, (1, 2)), (1, 1, (1, 1))]
-)
+@pytest.mark.parametrize(("num", "columns", "tiles"), [(5, None, (2, 3)), (4, None, (2, 2)), (2, 8, (1, 2)), (1, 1, (1, 1))])
 def test_grid_shape(num, columns, tiles):
     out = viz.grid(np.zeros((num, 1, 8, 8, 3), dtype=np.uint8), columns)
     assert out.shape[1:3] == (tiles[0] * (8 + viz.GAP) - viz.GAP, tiles[1] * (8 + viz.GAP) - viz.GAP)
@@ -103,18 +103,18 @@ def test_mp4_pads_odd_sizes_and_takes_one_frame(tmp_path, shape):
     assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 4
 
 
-def test_mp4_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "ball.mp4"
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    def fail(image, file, **options):
+        Path(file).write_bytes(b"half a picture")
+        raise OSError("disk full")
+
+    path = tmp_path / "sheet.png"
     path.write_bytes(b"old")
-
-    def fail(*args, **kwargs):
-        raise RuntimeError("encoder broke")
-
-    monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail)
-    with pytest.raises(RuntimeError, match="encoder broke"):
-        viz.write_mp4(path, ball())
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        viz.contact_sheet(path, ball()[None])
     assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["ball.mp4"]
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
 def test_contact_sheet_rows_frames_and_size(tmp_path):

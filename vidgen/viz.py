@@ -99,8 +99,6 @@ def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale
                 dst_colorspace=Colorspace.ITU709,
                 src_color_range=ColorRange.JPEG,
                 dst_color_range=ColorRange.MPEG,
-                dst_color_primaries=ColorPrimaries.BT709,
-                dst_color_trc=ColorTrc.BT709,
                 threads=1,
             )
             container.mux(stream.encode(frame))

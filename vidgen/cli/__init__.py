@@ -27,7 +27,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 2 after a mistake, told in one sentence on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(): vidgen.cli.list, once imported, hides it here
     debug = "--debug" in words
     try:
         status = _dispatch([word for word in words if word != "--debug"])
@@ -60,7 +60,7 @@ def _sentence(error: Exception) -> str | None:
     return None
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: Sequence[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("--help", [])
     if command in ("-h", "--help"):
         print(help.overview())
@@ -78,7 +78,7 @@ def _dispatch(words: list[str]) -> int:
     return 0
 
 
-def _compose_and_run(command: str, words: list[str]) -> None:
+def _compose_and_run(command: str, words: Sequence[str]) -> None:
     from vidgen.cli.compose import compose, sweep
 
     def run(config: dict[str, Any]) -> None:

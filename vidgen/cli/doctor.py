@@ -8,7 +8,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +47,7 @@ WEIGHTS = {
 """Files that metrics to come will ask for. No metric of this version needs any."""
 
 
-def run(words: list[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Prints a line for each finding; returns 1 where something that vidgen needs is missing, else 0.
 
     Raises:

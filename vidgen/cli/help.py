@@ -34,14 +34,18 @@ COMMANDS = {
     ),
     "eval": Command(
         usage="vidgen eval [-m] [key=value ...]",
-        examples=("vidgen eval", "vidgen eval run=runs/latest evaluation.samples=64", "vidgen eval run=RUN data=worlds seed=1"),
+        examples=("vidgen eval", "vidgen eval run=runs/latest evaluation.samples=64", "vidgen eval seed=1 out=eval-seed-1"),
         inner="evaluation.clips=64",
-        output="rows in the run's metrics.jsonl, and its report.html.",
+        output="a report of its own in the run, eval/report.html, with the rows and pictures that it shows.",
     ),
     "sample": Command(
         usage="vidgen sample [-m] [key=value ...]",
-        examples=("vidgen sample", "vidgen sample model=runs/latest num=16 label=0", "vidgen sample frames=33 out=long seed=1"),
-        output="mp4 files and a contact sheet in the folder 'out'.",
+        examples=(
+            "vidgen sample",
+            "vidgen sample run=runs/latest num=4 label=gravity",
+            "vidgen sample 'shape=[33,32,32]' out=long",
+        ),
+        output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'.",
     ),
     "list": Command(
         purpose="Lists every part by name, with what it is.",
@@ -68,7 +72,7 @@ COMMANDS = {
 def overview() -> str:
     """What ``vidgen --help`` prints."""
     commands = [f"{name:<8} {purpose(name)}" for name in COMMANDS]
-    examples = ["vidgen fit tokenizer=lfq generator=dit", "vidgen list --pairs", "vidgen sample model=runs/latest num=16"]
+    examples = ["vidgen fit tokenizer=lfq generator=dit", "vidgen list --pairs", "vidgen sample run=runs/latest num=16"]
     return _joined(
         "vidgen: any video tokenizer meets any generator, compared apples to apples.",
         "Usage: vidgen COMMAND [key=value ...]",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vidgen.config import GROUPS, config_dir, describe, load, names, preset_names
 from vidgen.errors import UserError
@@ -14,7 +14,7 @@ from vidgen.routes import kind, route
 FLAGS = ("--pairs", "--json")
 
 
-def run(words: list[str]) -> None:
+def run(words: Sequence[str]) -> None:
     """Prints what ``words`` (``[KIND] [--pairs] [--json]``) ask for.
 
     Raises:

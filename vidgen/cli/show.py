@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import yaml
 
 from vidgen.cli.compose import compose
@@ -10,7 +12,7 @@ from vidgen.routes import kind, route
 COMMANDS = ("fit", "eval", "sample")
 
 
-def run(words: list[str]) -> None:
+def run(words: Sequence[str]) -> None:
     """Prints the config of ``[COMMAND] [key=value ...]`` as yaml; the command is fit unless named.
 
     Raises:

@@ -22,6 +22,7 @@ Flags = NDArray[np.bool_]
 
 _ROWS = 2_000_000  # candidates times frames at a time, to bound the memory
 _BEST = 3  # candidates of the grid that are refined: near a wall the best of a coarse grid may lie in the wrong valley
+_ABOVE = 1.25  # times the world's greatest speed: how far above it the search looks, so that what is too fast shows as such
 _ROUNDS = 12  # of refinement, each with steps of 0.6 of the last: a grid's spacing shrinks to 1/450 of itself
 
 
@@ -154,29 +155,34 @@ def _speeds(recipe: Recipe, most: float) -> tuple[Array, float]:
     return spacing * np.arange(-count, count + 1), spacing
 
 
-def _ricochets(recipe: Recipe, seen: Seen, axis: int, keep: float) -> tuple[Array, Array]:
-    """Best positions (R, T) along one axis between its two walls, and the best (x, v) where first seen, (R, 2)."""
-    velocities, spacing = _speeds(recipe, 1.25 * recipe.speed[1])
+def _ricochets(recipe: Recipe, seen: Seen, axis: int, keep: float, fastest: float) -> tuple[Array, Array]:
+    """Best positions (R, T) along one axis between its two walls, and the best (x, v) where first seen, (R, 2).
+
+    Starts faster than ``fastest`` are not tried: one that hits a lossy wall at once would pass for a slower one.
+    """
+    velocities, spacing = _speeds(recipe, fastest)
     values, use, box = seen.position[..., axis], seen.use[..., axis], seen.box[:, 2 * axis : 2 * axis + 2]
     _, since = _since(use)
 
     def model(p: Array, rows: NDArray[np.int64]) -> Array:
         low, high = box[rows, 0, None, None], box[rows, 1, None, None]
         x = np.minimum(np.maximum(p[..., :1], low), high)
-        return laws.ricochet(x, p[..., 1:], low, high, since[rows], keep)[0]
+        return laws.ricochet(x, np.clip(p[..., 1:], -fastest, fastest), low, high, since[rows], keep)[0]
 
     best = _search(model, _grid(values, use, velocities), np.array([0.3, spacing]), values, use)
+    best[:, 1] = np.clip(best[:, 1], -fastest, fastest)
     return model(best[:, None], np.arange(len(best)))[:, 0], best
 
 
 def _bounce(recipe: Recipe, seen: Seen) -> Track:
-    (x, px), (y, py) = (_ricochets(recipe, seen, axis, 1.0) for axis in (0, 1))
+    (x, px), (y, py) = (_ricochets(recipe, seen, axis, 1.0, _ABOVE * recipe.speed[1]) for axis in (0, 1))
     return Track(np.stack([x, y], -1), np.hypot(px[:, 1], py[:, 1]), *recipe.speed)
 
 
 def _gravity(recipe: Recipe, seen: Seen) -> Track:
-    x, px = _ricochets(recipe, seen, 0, RESTITUTION)
-    velocities, spacing = _speeds(recipe, 1.25 * recipe.speed[1])
+    low, high = (share * recipe.speed[1] for share in GRAVITY_DRIFT)
+    x, px = _ricochets(recipe, seen, 0, RESTITUTION, _ABOVE * high)
+    velocities, spacing = _speeds(recipe, _ABOVE * recipe.speed[1])
     use, floor = seen.use[..., 1], seen.box[:, 3:]
     height = floor - seen.position[..., 1]
     _, since = _since(use)
@@ -186,7 +192,6 @@ def _gravity(recipe: Recipe, seen: Seen) -> Track:
 
     best = _search(model, _grid(height, use, velocities), np.array([0.3, spacing]), height, use)
     y = floor - model(best[:, None], np.arange(len(best)))[:, 0]
-    low, high = (share * recipe.speed[1] for share in GRAVITY_DRIFT)
     return Track(np.stack([x, y], -1), np.abs(px[:, 1]), low, high)
 
 
@@ -206,7 +211,7 @@ def _orbit(recipe: Recipe, seen: Seen) -> Track:
         return z0 + arm * (e - e0), np.abs(arm[..., 0])
 
     least = 0.9 * 2 * math.atan(recipe.orbit_step)
-    most = max(1.25 * 2 * math.atan(min(1.0, recipe.speed[1] / (2 * ORBIT_RADIUS))), 1.3 * least)
+    most = max(_ABOVE * 2 * math.atan(min(1.0, recipe.speed[1] / (2 * ORBIT_RADIUS))), 1.3 * least)
     rates = np.linspace(least, most, math.ceil((most - least) * recipe.steps) + 4)
     spacing, rates = rates[1] - rates[0], np.concatenate([-rates, rates])
     path, pace = np.empty((len(z), len(t)), dtype=complex), np.empty(len(z))
@@ -290,7 +295,7 @@ def _shoot(recipe: Recipe, seen: Seen, n: int) -> tuple[Array, Array, Array]:
 
     every = np.arange(clips)
     early = dataclasses.replace(seen, use=seen.use & (np.arange(frames) < _STRETCH)[:, None])
-    starts = [_ricochets(recipe, early, axis, 1.0)[1] for axis in (0, 1)]
+    starts = [_ricochets(recipe, early, axis, 1.0, _ABOVE * recipe.speed[1])[1] for axis in (0, 1)]
     p = np.stack(starts, -1).reshape(clips, n, 2, 2).transpose(0, 2, 1, 3).reshape(clips, 4 * n)
     for horizon in [*range(min(_STRETCH, frames), frames), frames, frames]:
         p = _newton(p, lambda q, rows, h=horizon: error(q, rows, h), every)  # type: ignore[misc]

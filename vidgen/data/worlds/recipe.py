@@ -48,8 +48,9 @@ ACTIONS = ("noop", "left", "right", "up", "down")
 SPLITS = ("train", "val", "test")
 
 RESTITUTION = 0.6  # of speed kept at each wall and at the floor under gravity
-GRAVITY_DRIFT = (0.25, 0.45)  # least and most speed sideways under gravity, as a share of the world's greatest
-ORBIT_TURN = 3.0  # radians that an orbit turns in one clip, at least: an arc that no bounce and no fall could be
+GRAVITY_DRIFT = (0.3, 0.45)  # least and most speed sideways under gravity, as a share of the world's greatest
+CEILING = 3.0  # pixels that an object under gravity stays below the ceiling: its turning there would seem a bounce
+ORBIT_TURN = 4.0  # radians that an orbit turns in one clip, at least: an arc that no bounce and no fall could be
 ORBIT_MARGIN = 1.0  # pixels between an orbiting object and the frame: it never touches a wall
 ORBIT_RADIUS = 3.0  # the least radius of an orbit that a frame must have room for, in pixels
 ROOM = 4.0  # how far an object must be able to move along each axis, in pixels
@@ -173,11 +174,11 @@ class Recipe:
     def gravity(self) -> float:
         """The world's acceleration under gravity, in pixels per frame squared.
 
-        Such that a clip changes an object's speed by 0.88 of the greatest one, or, in long clips, that a fall
+        Such that a clip changes an object's velocity by 1.25 of the greatest speed, or, in long clips, that a fall
         through the whole frame reaches the greatest speed, whichever is more.
         """
         fall = max(self.height - 2 * self.radius[0], 1.0)
-        return max(0.88 * self.speed[1] / self.steps, self.speed[1] * self.speed[1] / (2 * fall))
+        return max(1.25 * self.speed[1] / self.steps, self.speed[1] * self.speed[1] / (2 * fall))
 
     @property
     def behind_wall(self) -> float:

@@ -13,6 +13,7 @@ from vidgen.data.worlds import laws
 from vidgen.data.worlds.draw import Draw
 from vidgen.data.worlds.laws import Array
 from vidgen.data.worlds.recipe import (
+    CEILING,
     COLORS,
     GRAVITY_DRIFT,
     ORBIT_MARGIN,
@@ -143,13 +144,15 @@ def _gravity(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> M
     for k, (x, _) in enumerate(_starts(recipe, cast, draw)):
         x0, x1, y0, y1 = recipe.box(cast.shapes[k], cast.radii[k])
         vx = draw.sign() * draw.uniform(*GRAVITY_DRIFT) * most
-        # What is left of the greatest speed for falling; `lasts`: no fall from rest reaches it within the clip.
+        # What is left of the greatest speed for falling. Either there is too little energy to pass it, or too little time.
         cap = math.sqrt(most * most - vx * vx)
-        lasts = g * recipe.steps <= cap
-        room = y1 - y0 if lasts else min(y1 - y0, cap * cap / (2 * g))
-        z = draw.uniform(0.3, 1.0) * room
-        slow = g * recipe.steps - cap if 2 * g * z > cap * cap else -math.sqrt(cap * cap - 2 * g * z)
-        v = draw.uniform(slow, min(cap, math.sqrt(2 * g * (y1 - y0 - z))))
+        late = g * recipe.steps - cap
+        # It turns well below the ceiling, lest it seem to have bounced there.
+        top = y1 - y0 - min(CEILING, (y1 - y0) / 4)
+        low, high = cap * cap / (2 * g), top - max(late, 0.0) * max(late, 0.0) / (2 * g)
+        z = draw.uniform(0.3, 1.0) * min(top, max(low, high if late < cap else 0.0))
+        slow = late if z > low else -math.sqrt(cap * cap - 2 * g * z)
+        v = draw.uniform(slow, min(cap, math.sqrt(2 * g * (top - z))))
         px, qx = laws.ricochet(np.float64(x), np.float64(vx), x0, x1, t, RESTITUTION)
         height, climb = laws.fall(np.float64(z), np.float64(v), g, t, RESTITUTION)
         paths.append((px, y1 - height, qx, -climb))
