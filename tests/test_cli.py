@@ -288,7 +288,7 @@ def test_an_experiment_is_held_against_the_recipes(tmp_path: Path, monkeypatch: 
         copy.write_bytes(path.read_bytes())
     (tmp_path / "configs/experiment/smoke.yaml").write_text("# @package _global_\ngenerator:\n  dept: 2\n", encoding="utf-8")
     monkeypatch.setattr("vidgen.cli.compose.config_dir", lambda: tmp_path / "configs")
-    with pytest.raises(vidgen.UserError, match="'generator' has no option 'dept'. Did you mean 'depth'?"):
+    with pytest.raises(vidgen.UserError, match=r"'generator' has no option 'dept'\. Did you mean 'depth'\?"):
         compose("fit", ["experiment=smoke"])
 
 

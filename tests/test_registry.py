@@ -143,7 +143,7 @@ class TestPlugins:
     def test_can_be_chosen_on_the_command_line(self) -> None:
         composed = compose("fit", ["tokenizer/quantizer=acme", "tokenizer.quantizer.size=7"])
         assert composed["tokenizer"]["quantizer"] == {"name": "acme", "size": 7, "signs": True, "table": None}
-        with pytest.raises(UserError, match="'tokenizer.quantizer.size' is a whole number"):
+        with pytest.raises(UserError, match=r"'tokenizer\.quantizer\.size' is a whole number"):
             compose("fit", ["tokenizer/quantizer=acme", "tokenizer.quantizer.size=x"])
 
     def test_cannot_change_what_our_names_mean(self) -> None:
