@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+# Before torch is imported, here and in what tests start: the products of tests are tiny, and threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers_in_every_test() -> None:

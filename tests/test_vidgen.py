@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 import torch
 
 import vidgen
-from tests.conftest import ROOT
 
 NOTEBOOK = """
 import sys
@@ -61,7 +61,7 @@ def test_importing_vidgen_imports_no_torch(python: Callable[[str], CompletedProc
 
 
 def test_the_version_is_the_package_s() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(Path(__file__).parent.with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == vidgen.__version__
 
 

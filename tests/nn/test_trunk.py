@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import stirred
 
+from vidgen import UserError
 from vidgen.nn.rope import grid_positions, rotary_table
 from vidgen.nn.trunk import FinalLayer, Trunk
 
@@ -72,7 +73,7 @@ def test_tokens_are_told_apart_by_their_positions_alone(trunk: Trunk) -> None:
 
 @pytest.mark.parametrize(("width", "heads"), [(24, 5), (10, 2)])
 def test_a_width_that_does_not_split_into_heads_is_refused(width: int, heads: int) -> None:
-    with pytest.raises(Exception, match=f"width {width} .*{heads} heads"):
+    with pytest.raises(UserError, match=f"width {width} .*{heads} heads"):
         Trunk(width=width, depth=1, heads=heads)
 
 

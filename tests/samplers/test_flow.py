@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,10 +35,8 @@ def test_velocity_is_the_derivative_of_the_path_and_conversions_invert_each_othe
     x, noise = torch.randn(2, 50, dtype=torch.float64)
     for level in (0.1, 0.5, 0.9):
         t = torch.tensor(level, dtype=torch.float64)
-        _, slope = torch.func.jvp(lambda s: flow.interpolate(x, noise, s), (t,), (torch.ones_like(t),))  # noqa: B023
-        v = flow.velocity(x, noise)
-        torch.testing.assert_close(slope, v)
-        x_t = flow.interpolate(x, noise, t)
+        v, x_t = flow.velocity(x, noise), flow.interpolate(x, noise, t)
+        torch.testing.assert_close((flow.interpolate(x, noise, t + 0.05) - x_t) / 0.05, v)  # the path is straight
         torch.testing.assert_close(flow.data_from_velocity(x_t, v, t), x)
         torch.testing.assert_close(flow.velocity_from_data(x_t, x, t), v)
 
@@ -213,9 +210,3 @@ def test_keys_do_not_care_for_the_kind_of_whole_number() -> None:
     assert key(3, "tokenizer", 7) == key(np.int64(3), "tokenizer", np.int32(7))
     assert key(3, 7) != key(7, 3)
     assert 0 <= key(1) < 2**63
-
-
-def test_solvers_take_any_shape(solvers: dict[str, Callable[..., Tensor]] = SOLVERS) -> None:
-    for solver in solvers.values():
-        x = torch.randn(2, 3, 2, 2, 2)
-        assert solver(lambda x, t: 0 * x, x, flow.sampling_times(2)).equal(x)

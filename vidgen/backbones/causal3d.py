@@ -20,6 +20,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from vidgen.errors import UserError
 from vidgen.nn.causal_conv import SpatialConv, TemporalConv, patchify, unpatchify
 from vidgen.nn.norm import ChannelNorm
 
@@ -193,7 +194,10 @@ class Causal3D(nn.Module):
     ) -> None:
         super().__init__()
         if not len(widths) == len(encoder_depths) == len(decoder_depths) == len(strides) + 1:
-            raise ValueError("widths, encoder_depths and decoder_depths need one entry a stage, and strides one fewer.")
+            raise UserError(
+                f"The causal3d backbone has {len(widths)} widths, {len(encoder_depths)} encoder_depths, {len(decoder_depths)} "
+                f"decoder_depths and {len(strides)} strides; give each of the first three one entry a stage, and strides one fewer."
+            )
         self.patch = patch
         self.stride: Stride = tuple(patch[axis] * prod(stride[axis] for stride in strides) for axis in range(3))  # type: ignore[assignment]
         self.encoder = Encoder(in_channels * prod(patch), widths, encoder_depths, strides, latent_out, encoder_kernel)

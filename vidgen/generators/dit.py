@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.causal_conv import patchify, unpatchify
 from vidgen.nn.embeddings import LabelEmbedding, TimestepEmbedding
@@ -75,6 +76,9 @@ class DiT(nn.Module):
         rope_theta: float = 10000.0,
     ) -> None:
         super().__init__()
+        for option, value, choices in (("prediction", prediction, ("v", "x")), ("solver", solver, tuple(SOLVERS))):
+            if value not in choices:
+                raise UserError(f"dit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {' or '.join(choices)}.")
         self.space = space
         self.patch, self.prediction, self.label_dropout = patch, prediction, label_dropout
         self.time_mean, self.time_std, self.shift = time_mean, time_std, shift
@@ -93,8 +97,8 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None, start: int = 0) -> Tensor:
         """The network: noisy ``h`` (B, D, t, h, w) at noise levels (B,), or (B, t) one a cell -> velocity, of the same shape."""
-        cells = x.movedim(1, -1)
-        tokens = patchify(cells, self.patch)
+        self._check_fits((x.shape[2], x.shape[3], x.shape[4]), start)
+        tokens = patchify(x.movedim(1, -1), self.patch)
         grid = tokens.shape[1:4]
         rope = self._rope((grid[0], grid[1], grid[2]), start // self.patch[0], x.device)
         c = self.time(t).view(len(x), -1, self.embed.out_features)
@@ -104,7 +108,7 @@ class DiT(nn.Module):
         if t.ndim == 2:  # one noise level a cell: the token's is that of its first cell
             c = c[:, :: self.patch[0]].repeat_interleave(grid[1] * grid[2], dim=1)
         features = self.final(self.trunk(self.embed(tokens.flatten(1, 3)), c, rope), c)
-        out = unpatchify(features.float().unflatten(1, grid), self.patch).movedim(-1, 1)
+        out = unpatchify(features.to(x.dtype).unflatten(1, grid), self.patch).movedim(-1, 1)
         if self.prediction == "v":
             return out
         return flow.velocity_from_data(x, out, _per_cell(t))
@@ -150,7 +154,9 @@ class DiT(nn.Module):
         """``num`` latents of videos of ``shape`` (T, H, W); ``temperature`` scales the starting noise."""
         device = self.embed.weight.device
         grid = self.space.spec.grid(shape, start)
+        self._check_fits(grid, start)
         noise = sample_noise(num, (self.space.h_channels, *grid), seed=seed, first=first, start=start, device=device)
+        noise = noise.to(self.embed.weight.dtype)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         times = flow.sampling_times(self.steps if steps is None else steps, self.shift, device)
         h = SOLVERS[self.solver](self._field(condition, scale, start), noise * temperature, times)
@@ -174,6 +180,23 @@ class DiT(nn.Module):
             return condition
         dropped = torch.rand(condition.label.shape, device=condition.label.device) < self.label_dropout
         return Condition(label=torch.where(dropped, -1, condition.label))
+
+    def _check_fits(self, grid: Shape, start: int) -> None:
+        """Sees that whole patches fill the cells of a latent.
+
+        Raises:
+            UserError: naming the nearest number of cells that does.
+        """
+        for axis, cells, patch in zip(("time", "height", "width"), grid, self.patch, strict=True):
+            if cells % patch:
+                below, above = cells // patch * patch, -(-cells // patch) * patch
+                fits = f"{below} or {above}" if below else str(above)
+                raise UserError(
+                    f"The latent has {cells} cells along {axis}, not a multiple of dit's patch {patch}; the nearest that fits is "
+                    f"{fits} cells: choose another size of video, or another generator.patch."
+                )
+        if start % self.patch[0]:
+            raise UserError(f"A window that starts at cell {start} cuts through dit's patch of {self.patch[0]} cells in time.")
 
     def _rope(self, grid: Shape, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return rotary_table(grid_positions(grid, start, device), self.trunk.head_dim, self.rope_theta)

@@ -25,7 +25,8 @@ class TimestepEmbedding(nn.Module):
         """(...) -> (..., width)."""
         exponents = torch.arange(self.frequencies, device=t.device, dtype=torch.float32) / self.frequencies
         angle = 1000 * t.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1))
+        features = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
 
 
 class LabelEmbedding(nn.Module):

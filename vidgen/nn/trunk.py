@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.errors import UserError
 from vidgen.nn.attention import attend
 from vidgen.nn.norm import ChannelNorm
 from vidgen.nn.rope import rotate
@@ -69,7 +70,8 @@ class Trunk(nn.Module):
     def __init__(self, *, width: int, depth: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         if width % heads or (width // heads) % 2:
-            raise ValueError(f"width {width} does not split into {heads} heads of an even size.")
+            fits = 2 * heads * max(1, round(width / (2 * heads)))
+            raise UserError(f"The width {width} does not split into {heads} heads of an even size; the nearest that does is {fits}.")
         self.head_dim = width // heads
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         for name, weight in self.named_parameters():

@@ -10,7 +10,8 @@ from torch import Tensor
 
 def key(*parts: int | str) -> int:
     """A 63-bit seed that is a hash of ``parts``: near keys give unrelated streams."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in parts)  # numpy's integers print differently
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -50,6 +50,9 @@ class Autoencoder(nn.Module):
 
         Returns:
             the reconstruction, the latent, and losses whose total is ``l1`` * L1 + ``mse`` * MSE + the quantizer's own.
+
+        Raises:
+            UserError: where the height or width is not a multiple of the stride.
         """
         code = self.quantizer(self.backbone.encode(self._padded(video)))
         latent = self._latent(code.z, code.h, code.logvar, code.ids, frames=video.shape[2])
@@ -69,10 +72,10 @@ class Autoencoder(nn.Module):
         Raises:
             UserError: where the height or width is not a multiple of the stride.
         """
-        self.spec.grid((video.shape[2], video.shape[3], video.shape[4]))
+        padded = self._padded(video)
         training = self.quantizer.training
         self.quantizer.eval()
-        code = self.quantizer(self.backbone.encode(self._padded(video)))
+        code = self.quantizer(self.backbone.encode(padded))
         self.quantizer.train(training)
         return self._latent(code.z, code.h, code.logvar, code.ids, frames=video.shape[2])
 
@@ -111,6 +114,8 @@ class Autoencoder(nn.Module):
         self.quantizer.anneal(progress)
 
     def _padded(self, video: Tensor) -> Tensor:
+        """The video at a length that fits; its height and width must."""
+        self.spec.grid((video.shape[2], video.shape[3], video.shape[4]))
         short = self.spec.frames(self.spec.cells(video.shape[2])) - video.shape[2]
         return torch.cat([video, video[:, :, -1:].expand(-1, -1, short, -1, -1)], dim=2) if short else video
 

@@ -192,7 +192,8 @@ def _gravity(recipe: Recipe, seen: Seen) -> Track:
 
     best = _search(model, _grid(height, use, velocities), np.array([0.3, spacing]), height, use)
     y = floor - model(best[:, None], np.arange(len(best)))[:, 0]
-    return Track(np.stack([x, y], -1), np.abs(px[:, 1]), low, high)
+    # Whether the first frames' pace is that before a hit on a side wall or after it, positions hardly tell.
+    return Track(np.stack([x, y], -1), np.abs(px[:, 1]), RESTITUTION * low, high)
 
 
 def _orbit(recipe: Recipe, seen: Seen) -> Track:
