@@ -166,15 +166,15 @@ class Latent:
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Latent:
         """Some clips of the batch, by a slice or a list of indices."""
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+        return self._map(lambda value: value[index])
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Latent:
         """The same latent elsewhere; ``dtype`` touches floating fields only."""
-        moved = {
-            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-            for name, value in self.tensors().items()
-        }
-        return replace(self, **moved)
+        return self._map(lambda value: value.to(device=device, dtype=dtype if value.is_floating_point() else None))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Latent:
+        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        return replace(self, **changed)
 
     def cells(self, first: int, last: int) -> Latent:
         """The cells ``first`` to ``last`` (exclusive) along time, counted from this latent's own start, in every scale.
@@ -228,7 +228,7 @@ class Latent:
                 raise UserError(f"A latent that starts at cell {after.start} cannot follow one that ends before cell {end}.")
             if before.num_frames != before.spec.frames(before.grids[-1][0], before.start):
                 raise UserError("Only the last of the latents to be joined may end in a partly filled cell.")
-        joined: dict[str, Tensor] = {}
+        joined: dict[str, Any] = {}
         for name in ("z", "h", "logvar"):
             if getattr(head, name) is not None:
                 joined[name] = torch.cat([getattr(part, name) for part in parts], dim=2)
