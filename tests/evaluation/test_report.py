@@ -140,10 +140,65 @@ def test_results_stand_with_unit_interval_number_and_direction(html):
     assert re.search(r"PSNR ↑ \(higher is better\).*?31\.64 .?dB.*?31\.42 – 31\.86", text)
     assert "a blank ground scores 16.9" in text
     assert re.search(r"Law residual ↓ \(lower is better\)", text)
-    assert "test split, mean per-frame PSNR" in text
-    # Originals, reconstructions and samples are read side by side.
-    assert re.search(r"Appearance-legal ↑.*?100 .?%.*?98\.8 .?%.*?85\.9 .?% 81\.1 – 89\.7 n 256", text)
-    assert "Law-legal, gravity" in text
+    assert "mean per-frame PSNR" in text
+    # Originals, reconstructions and samples are read side by side; how many clips they are is said once.
+    assert re.search(r"originals n 256 reconstructions n 256 samples n 256", text)
+    assert re.search(r"Appearance-legal ↑.*?100 .?% 98\.5 – 100\.0 98\.8 .?% 96\.6 – 99\.6 85\.9 .?% 81\.1 – 89\.7 ", text)
+    # The classes stand below the samples that they are part of, and the original's and reconstruction's cells stay single.
+    assert re.search(
+        r"Law-legal ↑.*?100 .?% 98\.5 – 100\.0 97\.7 .?% 95\.0 – 98\.9 81\.2 .?% 76\.0 – 85\.6 gravity 74\.1 .?% ", text
+    )
+
+
+def result(name: str, value: float, **others) -> Row:
+    return Row(stage="evaluation", split=others.pop("split", "test"), step=1, seconds=1.0, name=name, value=value, **others)
+
+
+def measures_of(run: Path, rows: list[Row]) -> str:
+    (run / "metrics.jsonl").unlink()
+    append(run / "metrics.jsonl", rows)
+    return report(run).text.partition("On clips that training has not seen")[2].partition("Time and memory")[0]
+
+
+def test_what_is_not_of_unseen_clips_says_so(run):
+    text = measures_of(run, [result("reconstruction/psnr", 30.0, split="val", protocol="by hand"), result("lpips", 0.5)])
+    assert "val split, by hand" in text
+    assert "test split" not in text
+
+
+def test_another_number_of_clips_is_told_where_it_differs(run):
+    rows = [result(f"samples/{name}", 0.5, n=n) for name, n in (("law_legal", 64), ("presence", 64), ("law_residual", 7))]
+    text = measures_of(run, rows)
+    assert text.count("n 64") == 1
+    assert text.count("n 7") == 1
+
+
+def test_what_could_not_be_measured_has_no_unit_and_no_interval(run):
+    text = measures_of(run, [result("samples/law_residual", math.nan, n=0, interval=(0.0, 1.0))])
+    assert re.search(r"samples Law residual.*no value n 0", text)
+    assert "no value px" not in text
+    assert "0.00" not in text
+
+
+def test_a_single_point_is_told_in_words_and_not_drawn(run):
+    rows = [Row(stage="generator", split="train", step=40, seconds=1.0, name=name, value=0.25) for name in ("loss/total", "lr")]
+    (run / "metrics.jsonl").unlink()
+    append(run / "metrics.jsonl", rows)
+    page = report(run)
+    assert "Loss, step 40 0.250" in page.text
+    assert [svg["aria-label"] for svg in page.all("svg")] == ["Times each code occurs: 973 of 1024 used"]
+
+
+def test_costs_are_named_by_what_they_mean(run):
+    environment = {
+        "flops": {"tokenizer/encode_flops": 6758400},
+        "throughput": {"tokenizer training clips/s": 4.0332, "samples/s": 98.9},
+        "timings": {"tokenizer": 1.0},
+    }
+    (run / "environment.json").write_text(json.dumps(environment))
+    text = report(run).text
+    for phrase in ("Encoding 6.76 M FLOPs", "throughput, tokenizer training 4.033 clips/s", "throughput 98.9 samples/s"):
+        assert phrase in text
 
 
 def test_times_and_costs_are_for_people(html):

@@ -74,7 +74,6 @@ class Evaluation:
             title="Unseen clips, and what the tokenizer makes of them",
             caption="Original above, reconstruction below.",
             kind="pairs",
-            columns=min(8, options["shown"]),
         )
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +104,7 @@ class Evaluation:
         for index, name in enumerate(self.data.class_names):
             chosen = pixels[labels == index][:shown]
             if len(chosen):
-                save_clips(folder, f"class-{index}", chosen, title=name, order=index, columns=min(8, shown))
+                save_clips(folder, f"class-{index}", chosen, title=name, order=index)
         if not self.data.class_names:
             self._show_nearest(pixels[:shown], step)
 
@@ -123,7 +122,6 @@ class Evaluation:
             title="Samples, each above its nearest training clip",
             caption="Nearest: " + ", ".join(sources),
             kind="nearest",
-            columns=min(8, len(pixels)),
         )
 
     def _autocast(self) -> torch.autocast:

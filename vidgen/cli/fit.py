@@ -269,7 +269,6 @@ class Fit:
             stage="tokenizer",
             step=step,
             order=step,
-            columns=8,
         )
 
     def _preview_generator(self, task: Task, step: int) -> None:
@@ -294,7 +293,6 @@ class Fit:
             stage="generator",
             step=step,
             order=step,
-            columns=8,
         )
 
     # --------------------------------------------------------------------------------------------------------------- parts
@@ -405,8 +403,9 @@ class Fit:
             self.console.print(
                 "That is long; experiment=smoke runs the whole path in under a minute, and data=worlds is quick to learn."
             )
-        words = f"A {choices['tokenizer']} tokenizer" + (f" and a {choices['generator']} generator" if "route" in lines else "")
-        words += f" on {choices['data']} ({frames} frames of {height}x{width}, {labels})."
+        words = f"Tokenizer {lines['tokenizer']} clips of {lines['data']}."
+        if "route" in lines:
+            words += f" Generator {lines['generator']} clips' latents, asked for {config['evaluation']['samples']} samples."
         written = {"command": config["command"], "words": words, "route": lines.get("route", ""), **config}
         write_yaml(self.path / "config.yaml", written)
 

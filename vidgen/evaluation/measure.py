@@ -12,30 +12,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidgen.config import load, preset_names
 from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook import CodebookUsage
-from vidgen.metrics.legality import RESIDUAL, RESIDUAL_MOST, Legality, Verdicts
+from vidgen.metrics.legality import MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts
 from vidgen.metrics.reconstruction import PSNR, SSIM, SSIM_WINDOW, RegionPSNR, foreground
 from vidgen.protocols import Data
+from vidgen.registry import build
 
 PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
 SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
-LEGAL_RULE = f"within {RESIDUAL} px RMS and {RESIDUAL_MOST} px at most of a lawful motion"
+RATE_RULE = "log2 of the joint vocabulary"
+JUDGE_RULES = {
+    "appearance_legal": f"radius constant within {SIZE:.0%}, at most {STRAY:g} px of coverage stray",
+    "law_legal": f"within {RESIDUAL:g} px RMS and {RESIDUAL_MOST:g} px at most of a lawful motion",
+    "parse_rate": f"outlines within {MISFIT:g} px in {READABLE:.0%} of what is seen whole",
+    "law_residual": "mean over the clips that could be read",
+    "travel": "mean over clips",
+}
 Precision = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @dataclass(kw_only=True)
 class Result:
-    """One figure: its name, value, how many things it counts, a 95 % interval, and how it was measured."""
+    """One figure: its name, value, how many things it counts, how it was measured in a few words, and a 95 % interval."""
 
     name: str
     value: float
     n: int
-    protocol: str
+    protocol: str | None
     interval: tuple[float, float] | None = None
 
 
@@ -67,9 +76,20 @@ class Judge:
             return []
         summary = Verdicts.cat(self.verdicts)[chosen].summary()
         return [
-            Result(name=f"{self.subject}/{name}{suffix}", value=one.value, n=one.n, interval=one.interval, protocol=LEGAL_RULE)
+            Result(
+                name=f"{self.subject}/{name}{suffix}",
+                value=one.value,
+                n=one.n,
+                interval=one.interval,
+                protocol=JUDGE_RULES.get(name, "the worlds' judge"),
+            )
             for name, one in summary.items()
         ]
+
+
+def added_metrics() -> dict[str, Any]:
+    """The measures of ``configs/metric``, built: whatever has a recipe there is shown every reconstruction with its original."""
+    return {name: build("metrics", load("metric", name)) for name in preset_names("metric")}
 
 
 def measure_tokenizer(
@@ -78,6 +98,7 @@ def measure_tokenizer(
     """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass."""
     psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
     mean_frame, before = PSNR(), PSNR()
+    added = {name: metric.to(device) for name, metric in added_metrics().items()}
     usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
     ground = _ground(data)
@@ -91,6 +112,8 @@ def measure_tokenizer(
         psnr.update(back, video)
         if min(video.shape[-2:]) >= SSIM_WINDOW:
             ssim.update(back, video)
+        for metric in added.values():
+            metric.update(back, video)
         if usage is not None:
             usage.update(latent.ids.cpu())
         if ground is not None:
@@ -123,13 +146,19 @@ def measure_tokenizer(
             found.results.append(
                 Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule)
             )
+    for name, metric in added.items():
+        rule = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name") or None
+        found.results.append(Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=rule))
     if usage is not None:
-        for name, number in usage.compute().items():
-            found.results.append(Result(name=f"codebook/{name}", value=number, n=seen, protocol=usage.protocol))
+        numbers = usage.compute()
+        rule = f"{numbers['tokens']:,} {usage.protocol}"
+        found.results += [
+            Result(name=f"codebook/{name}", value=number, n=seen, protocol=rule) for name, number in numbers.items()
+        ]
         found.histogram = usage.histogram()
     rate = tokenizer.spec.bits_per_pixel(data.shape)
     if rate is not None:
-        found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol="log2 of the joint vocabulary"))
+        found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol=RATE_RULE))
     found.results += originals.results() + again.results()
     return found
 
@@ -158,11 +187,19 @@ def draw_samples(
 
 
 def measure_samples(pixels: np.ndarray, labels: np.ndarray, data: Data, class_names: Iterable[str]) -> list[Result]:
-    """What the judge makes of samples, over all of them and, of the two verdicts, for each label."""
+    """What the judge makes of samples, over all of them and, of the two verdicts, for each label.
+
+    Samples of ``agent`` are left out: whether they are lawful depends on actions, and samples are drawn without any.
+    """
+    names = tuple(class_names)
+    told = np.array([label < 0 or names[label] != "agent" for label in labels], dtype=bool)
+    pixels, labels = pixels[told], labels[told]
+    if not len(pixels):
+        return []
     judge = Judge(data, "samples")
     judge.update(pixels, labels, None)
     found = judge.results()
-    for index, name in enumerate(class_names):
+    for index, name in enumerate(names):
         if (labels == index).any():
             found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]
     return found

@@ -9,8 +9,11 @@ import numpy as np
 from vidgen.runs import write_json
 from vidgen.viz import contact_sheet, grid, write_mp4
 
-LARGEST = 480
-"""Clips are enlarged by a whole number until a row of them is about this many pixels wide."""
+WIDE = ("pairs", "nearest")
+"""Kinds that take the whole width of a report; everything else is a tile among others."""
+
+ROWS = {False: (4, 640), True: (8, 1080)}
+"""Whether wide -> clips in a row, and about how many pixels it is enlarged to."""
 
 
 def save_clips(
@@ -24,16 +27,26 @@ def save_clips(
     kind: str = "samples",
     stage: str | None = None,
     step: int | None = None,
-    columns: int | None = None,
     fps: float = 8,
 ) -> None:
     """Writes ``name``.mp4 (the clips in a grid), ``name``.png (their frames side by side) and ``name``.json to ``folder``.
 
-    ``clips`` is uint8 (N, T, H, W, 3).
+    Args:
+        folder: made when absent.
+        name: of the three files.
+        clips: uint8 (N, T, H, W, 3).
+        title: what they are, in a few words.
+        caption: more about them.
+        order: places of less come first in a report.
+        kind: ``pairs`` and ``nearest`` take the width of a report, eight clips in a row; all others are tiles with rows of four.
+        stage: for previews, what was being trained.
+        step: for previews, after how many steps.
+        fps: frames a second.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    columns, width = ROWS[kind in WIDE]
     playing = grid(clips, columns)
-    scale = max(1, LARGEST // playing.shape[2])
+    scale = max(1, 2 * round(width / playing.shape[2] / 2))  # even, or the video's chroma would blur the edges of colours
     write_mp4(folder / f"{name}.mp4", playing, fps=fps, scale=scale)
     contact_sheet(folder / f"{name}.png", clips)
     note = {"title": title, "caption": caption, "order": order, "kind": kind, "stage": stage, "step": step}

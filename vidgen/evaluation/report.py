@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -28,12 +29,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vidgen.errors import UserError
+from vidgen.evaluation.pictures import WIDE
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Row, large, measure, read
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-WIDE = ("pairs", "nearest")
+VERDICTS = ("appearance_legal", "law_legal")
 HEADLINES = {
     "reconstruction/psnr": "Reconstruction PSNR",
     "codebook/usage": "Codebook usage",
@@ -80,7 +82,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A result as the page prints it."""
+    """A result as the page prints it. ``share`` is the part of a bar that is filled, None where a bar would say nothing."""
 
     label: str
     unit: str
@@ -92,6 +94,19 @@ class Figure:
     n: str
     source: str
     share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A measure that originals, reconstructions and samples share: its figure of each, and of each the classes' own.
+
+    ``verdict`` is True for what the others explain: whether a clip is legal at all.
+    """
+
+    what: Figure
+    cells: list[Figure | None]
+    classes: list[list[tuple[str, Figure]]]
+    verdict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +162,8 @@ def _content(run: Path) -> dict[str, Any]:
         "reconstructions": [clip for clip in reconstructions if clip.step is None],
         "samples": [clip for clip in samples if clip.step is None],
         "previews": sorted(previews, key=lambda clip: (clip.stage != "tokenizer", clip.stage, clip.step, clip.order)),
-        "curves": [(stage, charts) for stage in ("tokenizer", "generator") if (charts := _curves(rows, stage))],
-        "codebook": _codebook(_json(run / "codebook.json")),
-        "subjects": list(SUBJECTS.values()),
+        "training": _training(rows, _codebook(_json(run / "codebook.json"))),
+        "subjects": [(name, _common_n(results, subject)) for subject, name in SUBJECTS.items()],
         "judged": _judged(results),
         "figures": _figures(results),
         "timings": [(label, _duration(seconds), share) for label, seconds, share in timings],
@@ -165,19 +179,22 @@ def _content(run: Path) -> dict[str, Any]:
 
 def _figure(row: Row) -> Figure:
     what = measure(row.name)
-    known = row.interval is not None and all(map(math.isfinite, row.interval))
+    finite = math.isfinite(row.value)
+    known = finite and row.interval is not None and all(map(math.isfinite, row.interval))
     bounds = " – ".join(what.bound(bound, row.value) for bound in row.interval or ()) if known else ""
+    barred = finite and what.unit == "%" and what.better == "higher"
     return Figure(
         label=what.label,
-        unit=what.unit,
+        unit=what.unit if finite else "",
         arrow=ARROWS.get(what.better or "", ""),
         better=f"{what.better} is better" if what.better else "",
         meaning=what.meaning,
         value=what.text(row.value, unit=False),
         interval=bounds,
         n="" if row.n is None else f"{row.n:,}",
-        source=", ".join(part for part in (f"{row.split} split", row.protocol) if part),
-        share=min(max(row.value, 0.0), 1.0) if what.unit == "%" and math.isfinite(row.value) else None,
+        # Results are of unseen clips, which the page says once; only what is not needs a word.
+        source=", ".join(part for part in ("" if row.split == "test" else f"{row.split} split", row.protocol) if part),
+        share=min(max(row.value, 0.0), 1.0) if barred else None,
     )
 
 
@@ -208,16 +225,32 @@ def _compared(results: list[Row]) -> set[str]:
     return {what for what, having in subjects.items() if what.partition("/")[0] in JUDGED or len(having) > 1}
 
 
-def _judged(results: list[Row]) -> list[tuple[Figure, list[Figure | None]]]:
-    """Rows of (the measure, its figure of each subject)."""
+def _judged(results: list[Row]) -> list[Judged]:
+    """A row for each measure that is shown side by side, the verdicts first."""
     latest = {row.name: row for row in results}
     order = list(JUDGED)
+    compared = _compared(results)
     table = []
-    for what in sorted(_compared(results), key=lambda w: (_place(order, w.partition("/")[0]), w)):
-        cells = [latest.get(f"{subject}/{what}") for subject in SUBJECTS]
-        figures = [None if row is None else _figure(row) for row in cells]
-        table.append((next(figure for figure in figures if figure is not None), figures))
+    for what in sorted({name.partition("/")[0] for name in compared}, key=lambda name: (_place(order, name), name)):
+        narrowed = [name for name in sorted(compared) if name.startswith(f"{what}/")]
+        cells = [_figure_of(latest.get(f"{subject}/{what}")) for subject in SUBJECTS]
+        classes = [
+            [(name.partition("/")[2], _figure(latest[f"{subject}/{name}"])) for name in narrowed if f"{subject}/{name}" in latest]
+            for subject in SUBJECTS
+        ]
+        known = [figure for figure in cells if figure] or [figure for found in classes for _, figure in found]
+        table.append(Judged(what=known[0], cells=cells, classes=classes, verdict=what in VERDICTS))
     return table
+
+
+def _figure_of(row: Row | None) -> Figure | None:
+    return None if row is None else _figure(row)
+
+
+def _common_n(results: list[Row], subject: str) -> str:
+    """How many clips of a subject most of its figures count: said once, above them."""
+    counts = Counter(row.n for row in results if row.name.startswith(f"{subject}/") and row.n)
+    return f"{counts.most_common(1)[0][0]:,}" if counts else ""
 
 
 def _figures(results: list[Row]) -> list[Figure]:
@@ -239,15 +272,38 @@ def _place(order: list[str], name: str) -> int:
 # Curves -----------------------------------------------------------------------------------------------------------------
 
 
-def _curves(rows: list[Row], stage: str) -> list[Chart]:
-    """A chart for each figure of a stage with its splits together: the loss first, then its parts, then the others."""
+def _training(rows: list[Row], codebook: Chart | None) -> list[tuple[str, list[Chart], list[tuple[str, str]]]]:
+    """(stage, charts, figures logged only once), the tokenizer first; its charts end with the use of its codebook."""
+    found = []
+    for stage in ("tokenizer", "generator"):
+        charts, single = _curves(rows, stage)
+        if stage == "tokenizer" and codebook is not None:
+            charts.append(codebook)
+        if charts or single:
+            found.append((stage, charts, single))
+    return found
+
+
+def _curves(rows: list[Row], stage: str) -> tuple[list[Chart], list[tuple[str, str]]]:
+    """A chart for each figure of a stage with its splits together: the loss first, then its parts, then the others.
+
+    What has one point only is no curve: it is told in words.
+    """
     named: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         if row.stage == stage:
             # By step: a resumed run repeats the steps after its checkpoint, and the last time counts.
             named.setdefault(row.name, {}).setdefault(row.split, {})[row.step] = row.value
     names = sorted(named, key=lambda name: (name != "loss/total", not name.startswith("loss/")))
-    return [chart for name in names if (chart := _curve_chart(name, named[name])) is not None]
+    charts, single = [], []
+    for name in names:
+        steps = {step for values in named[name].values() for step in values}
+        if len(steps) > 1:
+            charts.append(_curve_chart(name, named[name]))
+        else:
+            values = ", ".join(measure(name).text(value) for points in named[name].values() for value in points.values())
+            single.append((f"{measure(name).label}, step {steps.pop():,}", values))
+    return [chart for chart in charts if chart is not None], single
 
 
 def _curve_chart(name: str, splits: Mapping[str, Mapping[int, float]]) -> Chart | None:
@@ -314,8 +370,17 @@ def _costs(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         costs.append(("precision", str(environment["precision"])))
     for group, words in (("parameters", "parameters"), ("flops", "FLOPs"), ("throughput", "throughput")):
         # The group's name stays in front: "parameters, tokenizer".
-        costs += [(f"{words}, {key}" if key else words, _number(value)) for key, value in _flat(environment.get(group))]
+        costs += [_cost(words, key, value) for key, value in _flat(environment.get(group))]
     return costs
+
+
+def _cost(group: str, key: str, value: Any) -> tuple[str, str]:
+    """A cost in words: by what a figure of that name means, with the rate that ends its name as its unit, or as it is named."""
+    name = key.replace(" ", "_")
+    if name in MEASURES:
+        return MEASURES[name].label, MEASURES[name].text(value)
+    what, _, unit = key.rpartition(" ") if key.endswith("/s") else (key, "", "")
+    return f"{group}, {what}" if what else group, f"{_number(value)} {unit}".rstrip()
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vidgen.config import describe, load, preset_names
 from vidgen.errors import UserError
+from vidgen.registry import find
 
 Stage = Literal["tokenizer", "generator", "evaluation"]
 Split = Literal["train", "val", "test"]
@@ -263,11 +265,23 @@ MEASURES = {
 
 
 def measure(name: str) -> Measure:
-    """What ``name`` means: ``samples/law_legal/bounce`` as ``samples/law_legal`` narrowed, an unknown name by its own words."""
+    """What ``name`` means: ``samples/law_legal/bounce`` as ``samples/law_legal`` narrowed, an unknown name by its own words.
+
+    A measure that has a recipe in ``configs/metric`` is described by that recipe's comment and by its class.
+    """
     known = MEASURES.get(name) or MEASURES.get(name.rpartition("/")[0])
     if known is None:
+        subject, _, what = name.partition("/")
+        if subject == "reconstruction" and what in preset_names("metric"):
+            return _added(what)
         words = name.replace("/", ": ").replace("_", " ")
         return Measure(words[:1].upper() + words[1:], "", None, "")
     if name in MEASURES:
         return known
     return Measure(f"{known.label}, {name.rpartition('/')[2]}", known.unit, known.better, "")
+
+
+def _added(name: str) -> Measure:
+    cls: Any = find("metrics", load("metric", name)["name"])
+    better: dict[bool | None, Better] = {True: "higher", False: "lower"}
+    return Measure(name.replace("_", " ").capitalize(), cls.unit, better.get(cls.higher_is_better), describe("metric", name))

@@ -1,0 +1,233 @@
+"""What is measured, held against models whose results are known beforehand: the identity, a blank ground, the data itself."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vidgen import config
+from vidgen.data.batches import to_pixels, to_video
+from vidgen.data.worlds import Worlds
+from vidgen.evaluation.measure import (
+    Measured,
+    draw_samples,
+    mean_and_error,
+    measure_samples,
+    measure_tokenizer,
+    nearest_clips,
+)
+from vidgen.latents import Latent, LatentSpec
+
+CLIPS = 6
+WORLD = Worlds(frames=9, height=24, width=24, radius=(4.0, 4.5), families=("bounce", "gravity"))
+RULES = {"reconstruction/psnr", "reconstruction/ssim", "reconstruction/psnr_objects", "baseline/psnr_blank"}
+
+
+class Oracle(torch.nn.Module):
+    """A tokenizer that gives back what it is given, but for ``spoil``; its ids are 0 and 1 in turn."""
+
+    spec = LatentSpec(channels=1, stride=(4, 4, 4), causal=True, levels=(4,))
+
+    def __init__(self, spoil=lambda video: video) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.spoil = spoil
+
+    def encode(self, video: torch.Tensor) -> Latent:
+        grid = self.spec.grid(tuple(video.shape[2:]))
+        ids = (torch.arange(math.prod(grid)) % 2).expand(len(video), -1).unsqueeze(-1)
+        return Latent(spec=self.spec, grids=(grid,), num_frames=video.shape[2], z=video, ids=ids)
+
+    def decode(self, latent: Latent) -> torch.Tensor:
+        return self.spoil(latent.z)
+
+
+def measured(data: object, spoil=lambda video: video) -> Measured:
+    return measure_tokenizer(
+        Oracle(spoil),
+        data,
+        split="test",
+        count=CLIPS,
+        batch_size=4,
+        shown=5,
+        device=torch.device("cpu"),
+        precision=contextlib.nullcontext,
+    )
+
+
+def figures(found: Measured) -> dict[str, float]:
+    return {one.name: one.value for one in found.results}
+
+
+def test_a_perfect_copy_is_perfect_by_every_measure():
+    found = measured(WORLD)
+    values = figures(found)
+    assert values["reconstruction/psnr"] == values["reconstruction/psnr_objects"] == 100
+    assert values["reconstruction/ssim"] == pytest.approx(1)
+    for name in ("appearance_legal", "law_legal", "parse_rate", "presence"):
+        assert values[f"reconstruction/{name}"] == values[f"originals/{name}"] == 1
+    assert {one.n for one in found.results if one.name in RULES} == {CLIPS}
+    assert np.array_equal(found.shown["originals"], found.shown["reconstructions"])
+    assert found.shown["originals"].shape == (5, 9, 24, 24, 3)
+
+
+def test_a_blank_ground_scores_as_the_baseline_says_and_draws_no_object():
+    values = figures(measured(WORLD, spoil=lambda video: torch.full_like(video, 128 / 127.5 - 1)))
+    assert values["reconstruction/psnr"] == pytest.approx(values["baseline/psnr_blank"])
+    assert values["reconstruction/psnr_objects"] < values["reconstruction/psnr"] - 5
+    assert values["reconstruction/presence"] == values["reconstruction/appearance_legal"] == 0
+
+
+def test_the_codebook_is_counted_over_all_clips():
+    found = measured(WORLD)
+    values = figures(found)
+    tokens = CLIPS * 3 * 6 * 6
+    assert (values["codebook/usage"], values["codebook/tokens"]) == (0.5, tokens)
+    assert values["codebook/perplexity"] == pytest.approx(2)
+    assert found.histogram == {"counts_sorted": [tokens // 2, tokens // 2], "vocab_size": 4}
+    assert values["tokenizer/bits_per_pixel"] == pytest.approx(2 * 3 * 36 / (9 * 24 * 24))
+    assert next(one.protocol for one in found.results if one.name == "codebook/usage").startswith(f"{tokens} joint ids")
+
+
+class Footage:
+    """Data without a ground: the baselines are the clip's mean frame and the frame before."""
+
+    shape, class_names, fingerprint = (5, 12, 12), (), "footage"
+
+    def __init__(self, still: bool) -> None:
+        self.still = still
+
+    def size(self, split: str) -> int:
+        return CLIPS
+
+    def clip(self, split: str, index: int, epoch: int = 0) -> dict[str, object]:
+        frames = np.random.default_rng(index).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+        return {"video": frames[:1].repeat(5, axis=0) if self.still else frames, "label": -1, "source": f"{split}{index}"}
+
+
+def test_footage_is_held_against_a_mean_frame_and_the_frame_before():
+    still, moving = figures(measured(Footage(still=True))), figures(measured(Footage(still=False)))
+    assert still["baseline/psnr_mean_frame"] == pytest.approx(100) == still["baseline/psnr_last_frame"]
+    # Of independent uniform pixels the mean of five errs by 4/5 of their variance, the frame before by twice the variance.
+    variance = (256**2 - 1) / 12 / 255**2
+    assert moving["baseline/psnr_mean_frame"] == pytest.approx(-10 * math.log10(variance * 4 / 5), abs=0.2)
+    assert moving["baseline/psnr_last_frame"] == pytest.approx(-10 * math.log10(2 * variance), abs=0.2)
+    assert not any(name.startswith("originals/") for name in moving)
+
+
+def test_the_test_split_is_what_is_measured():
+    shown = measured(Footage(still=False)).shown["originals"]
+    assert np.array_equal(shown[2], Footage(still=False).clip("test", 2)["video"])
+
+
+def clips_of(world: Worlds, count: int) -> tuple[np.ndarray, np.ndarray]:
+    clips = [world.clip("test", index) for index in range(count)]
+    return np.stack([clip["video"] for clip in clips]), np.array([clip["label"] for clip in clips])
+
+
+def test_samples_are_judged_in_all_and_by_label():
+    pixels, labels = clips_of(WORLD, 8)
+    wrong = labels.copy()
+    wrong[labels == 1] = 0  # the falling ones are asked to bounce
+    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, labels, WORLD, WORLD.class_names)}
+    assert values["samples/law_legal"] == (1, 8)
+    assert values["samples/law_legal/gravity"] == (1, (labels == 1).sum())
+    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, wrong, WORLD, WORLD.class_names)}
+    assert values["samples/law_legal"][0] <= (labels == 0).mean()
+    assert "samples/law_legal/gravity" not in values
+    assert values["samples/appearance_legal"] == (1, 8)
+
+
+def test_samples_of_an_agent_without_its_actions_are_left_out():
+    world = Worlds(frames=9, height=24, width=24, radius=(4.0, 4.5), families=("agent", "bounce"))
+    pixels, labels = clips_of(world, 8)
+    values = {one.name: one.n for one in measure_samples(pixels, labels, world, world.class_names)}
+    assert values["samples/law_legal"] == (labels == 1).sum()
+    assert "samples/law_legal/agent" not in values
+    assert measure_samples(pixels[labels == 0], labels[labels == 0], world, world.class_names) == []
+
+
+def test_other_data_has_no_judge():
+    pixels = np.zeros((2, 5, 12, 12, 3), np.uint8)
+    assert measure_samples(pixels, np.full(2, -1), Footage(still=True), ()) == []
+
+
+def test_the_nearest_clip_is_the_one_that_was_copied():
+    data = Footage(still=False)
+    rng = np.random.default_rng(0)
+    copies = np.stack([data.clip("train", index)["video"] for index in (4, 1)])
+    noisy = np.clip(copies + rng.normal(0, 6, copies.shape), 0, 255).round().astype(np.uint8)
+    near, decibel, sources = nearest_clips(noisy, data)
+    assert sources == ["train4", "train1"]
+    assert np.array_equal(near, copies)
+    error = ((noisy / 255.0 - copies / 255.0) ** 2).mean(axis=(1, 2, 3, 4))
+    assert decibel == pytest.approx(-10 * np.log10(error))
+
+
+def test_samples_are_drawn_in_batches_that_continue_one_another():
+    asked = []
+
+    def sample(num, shape, label, *, first, seed, steps):
+        asked.append((num, first, seed, steps, None if label is None else label.tolist()))
+        return torch.zeros(num, 3, *shape)
+
+    options = {"shape": (2, 4, 4), "seed": 7, "precision": contextlib.nullcontext, "options": {"steps": 3}}
+    model = SimpleNamespace(sample=sample)
+    drawn = draw_samples(model, count=5, batch_size=2, labels=np.array([0, 1, 2, 0, 1]), **options)
+    assert asked == [(2, 0, 7, 3, [0, 1]), (2, 2, 7, 3, [2, 0]), (1, 4, 7, 3, [1])]
+    assert drawn.shape == (5, 2, 4, 4, 3)
+    asked.clear()
+    draw_samples(model, count=2, batch_size=2, labels=np.full(2, -1), **options)
+    assert asked == [(2, 0, 7, 3, None)]
+
+
+def test_pixels_survive_the_way_to_video_and_back():
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16, 1).expand(-1, -1, -1, -1, 3)
+    assert np.array_equal(to_pixels(to_video(every)), every.numpy())
+
+
+def test_the_interval_of_a_mean_shrinks_with_the_root_of_n():
+    values = np.random.default_rng(0).normal(3, 2, 10_000)
+    mean, (low, high) = mean_and_error(values)
+    assert mean == pytest.approx(3, abs=0.1)
+    assert high - low == pytest.approx(2 * 1.96 * 2 / 100, rel=0.05)
+    assert math.isinf(mean_and_error(values[:1])[1][1])
+
+
+def test_a_metric_with_a_recipe_is_measured(monkeypatch: pytest.MonkeyPatch):
+    """How CONTRIBUTING.md adds one, by a recipe and a class; here both stand in for files."""
+
+    class Shift:
+        unit, higher_is_better = "px", False
+
+        def __init__(self, *, factor: float = 1.0) -> None:
+            self.factor, self.seen = factor, []
+
+        def to(self, device: torch.device) -> Shift:
+            return self
+
+        def update(self, video: torch.Tensor, real: torch.Tensor) -> None:
+            self.seen += (video - real).mean(dim=(1, 2, 3, 4)).tolist()
+
+        def compute(self) -> torch.Tensor:
+            return self.factor * torch.tensor(self.seen).mean()
+
+    from vidgen.evaluation import measure, rows
+
+    recipe = {"name": "shift", "factor": 10.0}
+    for module in (measure, rows):
+        monkeypatch.setattr(module, "preset_names", lambda group: ("shift",) if group == "metric" else config.preset_names(group))
+        monkeypatch.setattr(module, "load", lambda group, name: dict(recipe))
+    monkeypatch.setattr(measure, "build", lambda kind, config: Shift(factor=config["factor"]))
+    monkeypatch.setattr(rows, "find", lambda kind, name: Shift)
+    monkeypatch.setattr(rows, "describe", lambda group, name: "How far values are off.")
+    (one,) = [one for one in measured(WORLD, spoil=lambda video: video + 0.02).results if one.name == "reconstruction/shift"]
+    assert one.value == pytest.approx(0.2, rel=0.1)
+    assert (one.n, one.protocol) == (CLIPS, "factor=10.0")
+    what = rows.measure("reconstruction/shift")
+    assert (what.label, what.unit, what.better, what.meaning) == ("Shift", "px", "lower", "How far values are off.")
