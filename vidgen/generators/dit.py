@@ -28,7 +28,7 @@ from vidgen.protocols import LatentSpace
 from vidgen.samplers import flow
 from vidgen.samplers.guidance import guide
 from vidgen.samplers.noise import sample_noise
-from vidgen.samplers.ode import SOLVERS
+from vidgen.samplers.ode import SOLVERS, sde
 
 
 class DiT(nn.Module):
@@ -41,13 +41,14 @@ class DiT(nn.Module):
         depth: blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over ``width``.
-        patch: cells (t, h, w) that make one token.
+        patch: cells (t, h, w) that make one token; where it does not divide a grid, empty cells fill the last tokens.
         prediction: what the network emits: the velocity ``v``, or the clean latent ``x``; the loss is on the velocity either way.
         time_mean: mean of the logit of the training noise levels.
         time_std: its standard deviation.
         shift: moves training and sampling noise levels towards noise (> 1), as redundant latents want.
         label_dropout: fraction of labels replaced by the null label, for guidance.
-        solver: ``euler`` or ``heun``.
+        solver: ``euler``, ``heun``, or ``sde``, which renews the noise as it goes.
+        churn: of ``sde``: how much faster than DDPM noise is renewed; 0 is ``euler``, much of it mends errors but costs variety.
         steps: solver steps of a sample.
         guidance_scale: 1 is no guidance, and costs one forward a step.
         rope_theta: the rotary embedding's longest period over 2 pi, in cells.
@@ -70,19 +71,26 @@ class DiT(nn.Module):
         time_std: float = 1.0,
         shift: float = 1.0,
         label_dropout: float = 0.1,
-        solver: Literal["euler", "heun"] = "euler",
+        solver: Literal["euler", "heun", "sde"] = "euler",
+        churn: float = 1.0,
         steps: int = 50,
         guidance_scale: float = 1.0,
         rope_theta: float = 10000.0,
     ) -> None:
         super().__init__()
-        for option, value, choices in (("prediction", prediction, ("v", "x")), ("solver", solver, tuple(SOLVERS))):
+        for option, value, choices in (("prediction", prediction, ("v", "x")), ("solver", solver, ("euler", "heun", "sde"))):
             if value not in choices:
-                raise UserError(f"dit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {' or '.join(choices)}.")
+                raise UserError(f"dit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {', '.join(choices)}.")
         self.space = space
         self.patch, self.prediction, self.label_dropout = patch, prediction, label_dropout
         self.time_mean, self.time_std, self.shift = time_mean, time_std, shift
-        self.solver, self.steps, self.guidance_scale, self.rope_theta = solver, steps, guidance_scale, rope_theta
+        self.solver, self.churn, self.steps, self.guidance_scale, self.rope_theta = (
+            solver,
+            churn,
+            steps,
+            guidance_scale,
+            rope_theta,
+        )
         features = space.h_channels * prod(patch)
         self.embed = nn.Linear(features, width)
         self.time = TimestepEmbedding(width)
@@ -97,21 +105,25 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None, start: int = 0) -> Tensor:
         """The network: noisy ``h`` (B, D, t, h, w) at noise levels (B,), or (B, t) one a cell -> velocity, of the same shape."""
-        self._check_fits((x.shape[2], x.shape[3], x.shape[4]), start)
-        tokens = patchify(x.movedim(1, -1), self.patch)
+        _, _, frames, height, width = x.shape
+        tokens = patchify(self._filled(x).movedim(1, -1), self.patch)
         grid = tokens.shape[1:4]
-        rope = self._rope((grid[0], grid[1], grid[2]), start // self.patch[0], x.device)
         c = self.time(t).view(len(x), -1, self.embed.out_features)
         if self.label is not None:
             label = condition.label if condition is not None and condition.label is not None else x.new_full((len(x),), -1).long()
             c = c + self.label(label).unsqueeze(1)
         if t.ndim == 2:  # one noise level a cell: the token's is that of its first cell
             c = c[:, :: self.patch[0]].repeat_interleave(grid[1] * grid[2], dim=1)
+        positions = grid_positions((grid[0], grid[1], grid[2]), start / self.patch[0], x.device)
+        rope = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
         features = self.final(self.trunk(self.embed(tokens.flatten(1, 3)), c, rope), c)
-        out = unpatchify(features.to(x.dtype).unflatten(1, grid), self.patch).movedim(-1, 1)
-        if self.prediction == "v":
-            return out
-        return flow.velocity_from_data(x, out, _per_cell(t))
+        out = unpatchify(features.to(x.dtype).unflatten(1, grid), self.patch)[:, :frames, :height, :width].movedim(-1, 1)
+        return out if self.prediction == "v" else flow.velocity_from_data(x, out, _per_cell(t))
+
+    def _filled(self, x: Tensor) -> Tensor:
+        """``x`` with empty cells after its last ones, so that whole patches cover it: every size and length is welcome."""
+        short = [-size % patch for size, patch in zip(x.shape[2:], self.patch, strict=True)]
+        return F.pad(x, (0, short[2], 0, short[1], 0, short[0])) if any(short) else x
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """Mean squared error of the velocity at logit-normal noise levels."""
@@ -151,15 +163,20 @@ class DiT(nn.Module):
         temperature: float = 1.0,
         seed: int = 0,
     ) -> Latent:
-        """``num`` latents of videos of ``shape`` (T, H, W); ``temperature`` scales the starting noise."""
-        device = self.embed.weight.device
-        grid = self.space.spec.grid(shape, start)
-        self._check_fits(grid, start)
-        noise = sample_noise(num, (self.space.h_channels, *grid), seed=seed, first=first, start=start, device=device)
-        noise = noise.to(self.embed.weight.dtype)
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        times = flow.sampling_times(self.steps if steps is None else steps, self.shift, device)
-        h = SOLVERS[self.solver](self._field(condition, scale, start), noise * temperature, times)
+        """``num`` latents of videos of ``shape`` (T, H, W); ``temperature`` scales the noise."""
+        weight, grid = self.embed.weight, self.space.spec.grid(shape, start)
+
+        def noise(draw: int) -> Tensor:
+            size = (self.space.h_channels, *grid)
+            drawn = sample_noise(num, size, seed=seed, first=first, start=start, device=weight.device, draw=draw)
+            return temperature * drawn.to(weight.dtype)
+
+        field = self._field(condition, self.guidance_scale if guidance_scale is None else guidance_scale, start)
+        times = flow.sampling_times(self.steps if steps is None else steps, self.shift, weight.device)
+        if self.solver == "sde":
+            h = sde(field, noise(0), times, fresh=lambda step: noise(step + 1), churn=self.churn)
+        else:
+            h = SOLVERS[self.solver](field, noise(0), times)
         return self.space.project(h, num_frames=shape[0], start=start)
 
     def _field(self, condition: Condition | None, scale: float, start: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -180,26 +197,6 @@ class DiT(nn.Module):
             return condition
         dropped = torch.rand(condition.label.shape, device=condition.label.device) < self.label_dropout
         return Condition(label=torch.where(dropped, -1, condition.label))
-
-    def _check_fits(self, grid: Shape, start: int) -> None:
-        """Sees that whole patches fill the cells of a latent.
-
-        Raises:
-            UserError: naming the nearest number of cells that does.
-        """
-        for axis, cells, patch in zip(("time", "height", "width"), grid, self.patch, strict=True):
-            if cells % patch:
-                below, above = cells // patch * patch, -(-cells // patch) * patch
-                fits = f"{below} or {above}" if below else str(above)
-                raise UserError(
-                    f"The latent has {cells} cells along {axis}, not a multiple of dit's patch {patch}; the nearest that fits is "
-                    f"{fits} cells: choose another size of video, or another generator.patch."
-                )
-        if start % self.patch[0]:
-            raise UserError(f"A window that starts at cell {start} cuts through dit's patch of {self.patch[0]} cells in time.")
-
-    def _rope(self, grid: Shape, start: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        return rotary_table(grid_positions(grid, start, device), self.trunk.head_dim, self.rope_theta)
 
 
 def _per_cell(t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vidgen.latents import Shape
 
 
-def grid_positions(grid: Shape, start: int = 0, device: torch.device | None = None) -> Tensor:
+def grid_positions(grid: Shape, start: float = 0, device: torch.device | None = None) -> Tensor:
     """(t*h*w, 3) coordinates of a grid's cells in raster order; time counts from ``start``."""
     axes = [torch.arange(size, device=device, dtype=torch.float32) for size in grid]
     axes[0] = axes[0] + start

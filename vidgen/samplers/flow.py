@@ -26,6 +26,11 @@ def data_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     return x_t - t * v
 
 
+def noise_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The noise that a velocity at ``x_t`` implies."""
+    return x_t + (1 - t) * v
+
+
 def velocity_from_data(x_t: Tensor, x: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
     """The velocity at ``x_t`` that a clean point implies; ``t`` stays above ``floor``, so errors do not blow up near data."""
     return (x_t - x) / t.clamp_min(floor)

@@ -15,10 +15,12 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def sample_noise(num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device) -> Tensor:
-    """(num, *shape) standard normal; row i is a function of (seed, first + i, start) alone.
+def sample_noise(
+    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device, draw: int = 0
+) -> Tensor:
+    """(num, *shape) standard normal; row i is a function of (seed, first + i, start) and of which ``draw`` of the sample it is.
 
     Drawn on the CPU, so that every device gives the same samples, and so that batches and rollout windows never repeat it.
     """
-    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(key(seed, first + i, start))) for i in range(num)]
-    return torch.stack(rows).to(device)
+    keys = [key(seed, first + i, start, draw) for i in range(num)]
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in keys]).to(device)
