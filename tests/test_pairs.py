@@ -14,7 +14,7 @@ from vidgen.routes import ROUTES, kind, route
 @pytest.mark.parametrize("tokenizer_name", names("tokenizers"))
 def test_a_step_and_a_sample(tokenizer_name: str, generator_name: str) -> None:
     tokenizer = tiny.tokenizer(tokenizer_name).eval()
-    tokenizer.measure(tiny.bits_like(tokenizer))
+    tokenizer.measure(tiny.videos(tokenizer))
     generator = tiny.generator(generator_name, tokenizer.space, num_classes=2)
     latent, condition = tiny.latent(tokenizer), tiny.labels(0, 1, 0, 1)
     generator.prepare(latent)

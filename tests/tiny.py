@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from vidgen import Condition, Latent, config, hub
+from vidgen.data.batches import ClipBatches
 from vidgen.latents import Shape
-from vidgen.training.task import Recipe
+from vidgen.training import loop
+from vidgen.training.cache import LatentCache, build_cache
+from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, TokenizerTask
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for one another at every tiny product: 200 times slower
 
@@ -48,7 +55,9 @@ def backbone_config(name: str) -> dict[str, Any]:
 
 
 def generator_config(name: str, **overrides: Any) -> dict[str, Any]:
-    return shrunk(config.load("generator", name)) | overrides
+    recipe = shrunk(config.load("generator", name))
+    patch = {"patch": (1, 2, 2)} if "patch" in recipe else {}  # which the cells of `shape_of` are a multiple of
+    return recipe | patch | overrides
 
 
 def generator(name: str, space: Any, num_classes: int = 0, **overrides: Any) -> Any:
@@ -77,8 +86,9 @@ def video(shape: Shape, batch: int = 2, seed: int = 0) -> Tensor:
     return nn.functional.interpolate(coarse, shape, mode="trilinear", align_corners=True)
 
 
-def bits_like(tokenizer: Any, seed: int = 0) -> Iterable[Tensor]:
-    yield from (video(shape_of(tokenizer), seed=seed + i) for i in range(3))
+def videos(tokenizer: Any) -> Iterable[Tensor]:
+    """Three batches for ``measure``."""
+    yield from (video(shape_of(tokenizer), seed=seed) for seed in range(3))
 
 
 def latent(tokenizer: Any, batch: int = 4, cells: Shape = (3, 4, 2)) -> Latent:
@@ -110,7 +120,7 @@ def recipe(**changes: Any) -> Recipe:
 class Clips:
     """Random smooth clips by (split, index, epoch): the smallest data that satisfies the protocol."""
 
-    def __init__(self, shape: Shape = (9, 16, 8), size: int = 7, classes: int = 3) -> None:
+    def __init__(self, shape: Shape = (5, 8, 8), size: int = 7, classes: int = 3) -> None:
         self.shape, self.count = shape, size
         self.class_names = tuple(f"class {i}" for i in range(classes))
         self.fingerprint = f"{shape} {size} {classes}"
@@ -130,3 +140,74 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
     """Whether names and values of all weights and buffers are the same, to the bit."""
     left, right = a.state_dict(), b.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@dataclass
+class Seen:
+    """What a training told its hooks."""
+
+    rows: list[tuple[int, str, dict[str, float]]] = field(default_factory=list)
+    progress: list[int] = field(default_factory=list)
+    previews: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def hooks(self, **changes: Any) -> loop.Hooks:
+        own: dict[str, Any] = {
+            "log": lambda step, split, values: self.rows.append((step, split, dict(values))),
+            "progress": lambda step, loss: self.progress.append(step),
+            "preview": self.previews.append,
+            "warn": self.warnings.append,
+        }
+        return loop.Hooks(**own | changes)
+
+
+@dataclass
+class Training:
+    """A task made anew for every start, as a process would, with its batches."""
+
+    task: Callable[[], Task]
+    loader: Callable[[int], DataLoader]
+
+    def run(self, folder: Path, hooks: loop.Hooks | None = None, task: Task | None = None, **options: Any) -> Task:
+        """Trains to the end, from the checkpoint in ``folder`` where there is one."""
+        task = self.task() if task is None else task
+        plain = {"precision": "fp32", "accelerator": "cpu", "log_every": 1, "checkpoint_every": 3}
+        checkpoint = folder / f"{task.stage}.ckpt"
+        loop.train(task, self.loader, checkpoint=checkpoint, hooks=hooks or Seen().hooks(), **plain | options)
+        return task
+
+
+def tokenizer_training(name: str, seed: int = 0, **changes: Any) -> Training:
+    """The training of a tokenizer on :class:`Clips`."""
+    how, start = recipe(**changes), tokenizer(name)
+    data = Clips(shape_of(start))
+
+    def loader(first: int) -> DataLoader:
+        return ClipBatches(data, batch_size=how.batch_size, seed=seed, first=first, last=how.steps).loader(0)
+
+    return Training(lambda: TokenizerTask(deepcopy(start), how, seed, data, val_clips=2), loader)
+
+
+def latent_cache(tokenizer: Any, folder: Path, **changes: Any) -> LatentCache:
+    """The latents of :class:`Clips`, cached in ``folder``."""
+    how: dict[str, Any] = {
+        "wants": ("h",),
+        "count": 11,
+        "seed": 3,
+        "batch_size": 4,
+        "device": torch.device("cpu"),
+        "progress": lambda items, total: items,
+    }
+    return build_cache(folder, tokenizer, Clips(shape_of(tokenizer)), **how | changes)
+
+
+def generator_training(name: str, tokenizer: Any, cache: LatentCache, seed: int = 0, **changes: Any) -> Training:
+    """The training of a generator on cached latents with labels."""
+    how = recipe(**changes)
+    start, val = stirred(generator(name, tokenizer.space, num_classes=3), 0.05), cache.read([0, 1])
+
+    def loader(first: int) -> DataLoader:
+        latents = LatentBatches(cache, batch_size=how.batch_size, seed=seed, first=first, last=how.steps)
+        return DataLoader(latents, batch_size=None)
+
+    return Training(lambda: GeneratorTask(deepcopy(start), how, seed, val), loader)

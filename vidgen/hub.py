@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -164,8 +165,17 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model's ``config.json``, checked."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """A model's ``config.json``, checked.
+
+    Raises:
+        UserError: where it is not one that :func:`save` of this version writes.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{folder / 'config.json'}' is not JSON: {error}.") from error
+    if not isinstance(config, dict) or "vidgen" not in config:
+        raise UserError(f"'{folder}' holds no model of vidgen's: its config.json is of another kind.")
     if config.get("format") != FORMAT:
         raise UserError(f"'{folder}' has model format {config.get('format')}, and this version of vidgen reads format {FORMAT}.")
     return config
@@ -188,7 +198,7 @@ def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
 def _load_weights(part: nn.Module, file: Path) -> None:
     try:
         part.load_state_dict(load_file(file), strict=True)
-    except (RuntimeError, FileNotFoundError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"The weights in '{file}' do not fit their config: {str(error).splitlines()[0]}") from error
     part.eval()
 

@@ -24,7 +24,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     name, backbone = request.param
     changed = {} if backbone is None else {"backbone": tiny.backbone_config(backbone)}
     built = tiny.tokenizer(name, **changed)
-    built.measure(tiny.bits_like(built))
+    built.measure(tiny.videos(built))
     return built
 
 
@@ -164,7 +164,7 @@ def test_the_space_follows_the_dtype_of_its_input(tokenizer: Any) -> None:
 
 def test_measuring_standardises_each_channel(tokenizer: Any) -> None:
     """Over all that was measured: mean 0, deviation 1, in one pass over batches of any size; measuring again changes nothing."""
-    videos = [*tiny.bits_like(tokenizer), tiny.video(tiny.shape_of(tokenizer), batch=1, seed=9)]
+    videos = [*tiny.videos(tokenizer), tiny.video(tiny.shape_of(tokenizer), batch=1, seed=9)]
     tokenizer.measure(iter(videos))
     first = copy.deepcopy(tokenizer.state_dict())
     h = torch.cat([tokenizer.encode(video).h for video in videos]).double()

@@ -7,6 +7,7 @@ whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -99,38 +100,46 @@ def build_cache(
 ) -> LatentCache:
     """Encodes ``count`` training clips (the first of the shuffled order) into ``folder``, or opens it where it exists.
 
-    The folder is written beside its place and renamed at the end, so that a kill never leaves half a cache.
+    The folder is written beside its place and renamed at the end, so that a kill never leaves half a cache in its place.
     """
-    if not (folder / "meta.json").exists():
+    if not folder.exists():
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         order = Order(data.size("train"), seed)
-        spec, names = tokenizer.spec, stored_fields(tokenizer.spec, wants)
-        arrays: dict[str, np.memmap] = {}
-        labels = np.empty(count, dtype=np.int64)
-        latent = None
-        for begin in progress(iter(range(0, count, batch_size)), math.ceil(count / batch_size)):
-            end = min(begin + batch_size, count)
-            places = [order(position) for position in range(begin, end)]
-            batch = collate([data.clip("train", item, epoch) for item, epoch in places])
-            latent = tokenizer.encode(to_video(batch["video"].to(device)))
-            labels[begin:end] = batch["label"].numpy()
-            for name in names:
-                rows = _stored(latent, name)
-                if name not in arrays:
-                    arrays[name] = np.lib.format.open_memmap(
-                        partial / f"{name}.npy", mode="w+", dtype=rows.dtype, shape=(count, *rows.shape[1:])
-                    )
-                arrays[name][begin:end] = rows
-        assert latent is not None
-        for array in arrays.values():
-            array.flush()
-        np.save(partial / "label.npy", labels)
-        meta = {"spec": spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames, "count": count, "fields": names}
-        (partial / "meta.json").write_text(json.dumps(meta))
-        partial.replace(folder)
+
+        def batches() -> Iterator[tuple[Latent, Tensor]]:
+            for begin in progress(iter(range(0, count, batch_size)), math.ceil(count / batch_size)):
+                places = [order(position) for position in range(begin, min(begin + batch_size, count))]
+                batch = collate([data.clip("train", item, epoch) for item, epoch in places])
+                yield tokenizer.encode(to_video(batch["video"].to(device))), batch["label"]
+
+        try:
+            _write(partial, batches(), stored_fields(tokenizer.spec, wants), count)
+            if not folder.exists():  # another process may have been quicker
+                partial.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return LatentCache(folder, tokenizer.space)
+
+
+def _write(folder: Path, batches: Iterator[tuple[Latent, Tensor]], names: Sequence[str], count: int) -> None:
+    """Writes a cache, batch after batch. Plain writes: a full disk is then an error, where through a memory map it kills."""
+    labels = []
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in names}
+        for latent, label in batches:
+            labels.append(label.numpy())
+            for name, file in files.items():
+                rows = _stored(latent, name)
+                if file.tell() == 0:
+                    descr = np.lib.format.dtype_to_descr(rows.dtype)
+                    header = {"descr": descr, "fortran_order": False, "shape": (count, *rows.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(rows.tobytes())
+    np.save(folder / "label.npy", np.concatenate(labels))
+    meta = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames}
+    (folder / "meta.json").write_text(json.dumps({**meta, "count": count, "fields": names}))
 
 
 def _stored(latent: Latent, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -16,15 +17,19 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vidgen.errors import UserError
 from vidgen.training.task import Task
 
+# Probabilities that underflow made CPU steps ten times slower. Threads inherit this when they start: it comes before any does.
+torch.set_flush_denormal(True)
+
 
 class Stopped(Exception):
-    """Training was asked to stop (Ctrl-C or SIGTERM) and did so between two steps, with a checkpoint written."""
+    """Training was asked to stop (Ctrl-C or SIGTERM) and did: between two steps with a checkpoint written, unless asked twice."""
 
 
 @dataclass(kw_only=True)
@@ -76,8 +81,8 @@ def train(
         checkpoint_every: steps between checkpoints.
 
     Raises:
-        Stopped: after Ctrl-C or SIGTERM, when the step was finished and its checkpoint written.
-        UserError: as soon as a loss is not finite.
+        Stopped: after Ctrl-C or SIGTERM, when the step was finished and its checkpoint written; after a second Ctrl-C, at once.
+        UserError: as soon as a loss or the weights are not finite; they never reach a checkpoint.
     """
     resume, first = last_good(checkpoint), checkpoint_step(checkpoint)
     if first >= task.recipe.steps:
@@ -85,7 +90,6 @@ def train(
         return
     watch = Watch(checkpoint, hooks, log_every=log_every, checkpoint_every=checkpoint_every)
     _quiet()
-    torch.set_flush_denormal(True)  # probabilities that underflow made CPU steps ten times slower
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=1,
@@ -102,7 +106,7 @@ def train(
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
-    with watch.catching_signals():
+    with watch.catching_signals(), contextlib.suppress(SIGTERMException):  # Lightning's own way to stop, after the watch's
         trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
     if watch.stopping:
         raise Stopped
@@ -122,7 +126,7 @@ def last_good(checkpoint: Path) -> Path | None:
         except FileNotFoundError:
             continue
         except Exception as error:  # torch raises several kinds for a truncated file
-            warnings.warn(f"{path} cannot be read ({type(error).__name__}), so the checkpoint before it is used.", stacklevel=2)
+            warnings.warn(f"{path} cannot be read ({type(error).__name__}), so it is passed over.", stacklevel=2)
             continue
         return path
     return None
@@ -150,28 +154,29 @@ class Watch(L.Callback):
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._pending: Tensor | None = None
-        self._warned: set[str] = set()
+        self._warned = False
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         """After each optimizer step."""
         assert isinstance(task, Task)
         step, steps = trainer.global_step, task.recipe.steps
-        self._check_finite(step)
+        self._check_loss(task, step - 1)  # the device has finished that one: no step waits for the host
         self._pending = outputs["loss"].detach()
         for name, value in {"total": self._pending, **outputs["scalars"]}.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._count += 1
-        done = step >= steps
-        if step % self.log_every == 0 or done or self.stopping:
-            self._check_finite(step + 1)
+        if step % self.log_every == 0 or step >= steps:
+            self._check_loss(task, step)
             self._log(trainer, step)
         if step in preview_steps(steps):
             self.hooks.log(step, "val", task.validate_now())
             self.hooks.preview(step)
-        if step % self.checkpoint_every == 0 or done or self.stopping:
+        stopping = self.stopping  # read once, for the wish may come at any moment
+        if step % self.checkpoint_every == 0 or step >= steps or stopping:
+            self._check_loss(task, step)
+            self._check_weights(task, step)
             self.save(trainer)
-        if self.stopping:
-            trainer.should_stop = True
+        trainer.should_stop = stopping
 
     def save(self, trainer: L.Trainer) -> None:
         """Writes the checkpoint beside its place, keeps the old one as the previous, then puts the new one in its place."""
@@ -182,13 +187,22 @@ class Watch(L.Callback):
             self.checkpoint.replace(previous(self.checkpoint))
         fresh.replace(self.checkpoint)
 
-    def _check_finite(self, step: int) -> None:
-        """Looks at the loss of the step before, which the device has finished: no step ever waits for the host."""
+    def _check_loss(self, task: Task, step: int) -> None:
+        """Looks at the last loss that was kept, which is that of ``step``."""
         if self._pending is not None and not math.isfinite(self._pending.item()):
-            raise UserError(
-                f"The loss of step {step - 1} is not finite; the last good checkpoint is kept, so try a smaller learning rate "
-                "(training.lr, training.muon_lr) or trainer.precision=fp32, and run the same command again."
-            )
+            raise self._not_finite(task, f"The loss of {task.stage} step {step} is")
+
+    def _check_weights(self, task: Task, step: int) -> None:
+        """A finite loss can have a gradient that is not, and what a checkpoint holds must be worth going on from."""
+        if not all(bool(weight.isfinite().all()) for weight in task.model.parameters()):
+            raise self._not_finite(task, f"The weights after {task.stage} step {step} are")
+
+    def _not_finite(self, task: Task, what: str) -> UserError:
+        rates = ["lr", "muon_lr"] if task.recipe.optimizer == "muon" else ["lr"]
+        lower = " ".join(f"{task.stage}.training.{rate}={getattr(task.recipe, rate) / 2:g}" for rate in rates)
+        good = checkpoint_step(self.checkpoint)
+        kept = f"; the checkpoint of step {good} is kept in {self.checkpoint.parent}" if good else ""
+        return UserError(f"{what} not finite. Try {lower}, or trainer.precision=fp32 where it was bf16{kept}.")
 
     def _log(self, trainer: L.Trainer, step: int) -> None:
         values = {f"loss/{name}": float(total) / self._count for name, total in self._sums.items()}
@@ -198,12 +212,12 @@ class Watch(L.Callback):
         health, warning = trainer.lightning_module.health()
         self.hooks.log(step, "train", values | health)
         self.hooks.progress(step, values["loss/total"])
-        if warning and warning not in self._warned:
-            self._warned.add(warning)
+        if warning and not self._warned:  # once: its figures change from step to step
+            self._warned = True
             self.hooks.warn(f"step {step}: {warning}")
 
     def catching_signals(self) -> _Signals:
-        """Turns the first Ctrl-C or SIGTERM into a wish to stop; a second Ctrl-C interrupts at once."""
+        """Turns the first Ctrl-C or SIGTERM into a wish to stop; a second Ctrl-C stops at once."""
         return _Signals(self)
 
 
@@ -222,7 +236,7 @@ class _Signals:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.watch.stopping and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped
         self.watch.stopping = True
 
 
@@ -230,7 +244,7 @@ def _quiet() -> None:
     """Lightning's banners say nothing that ``fit`` has not said, and its warnings about loaders do not apply to ours."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"lightning\.")
+    warnings.filterwarnings("ignore", module=r"lightning\.")
     os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
 
 

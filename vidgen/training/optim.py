@@ -20,7 +20,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """``adamw`` on everything, or ``muon`` on inner matrices and AdamW on the rest; weight decay on matrices only.
 
-    Muon (Jordan et al., 2024) is timm's, with its learning rate scaled by sqrt(max(1, rows / columns)).
+    Muon (Jordan et al., 2024) is timm's, with its learning rate scaled by sqrt(max(1, rows / columns)); the AdamW beside it is
+    timm's too, with Nesterov momentum.
     """
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     inner = [weight for name, weight in named if optimizer == "muon" and is_inner(name, weight)]
@@ -36,17 +37,18 @@ def build_optimizer(
     from timm.optim.muon import Muon
 
     groups = [{**group, "use_fallback": True} for group in groups]
-    groups.append({"params": inner, "lr": muon_lr, "weight_decay": weight_decay})
+    # Said outright, for timm would give very long or thin matrices to AdamW, at Muon's learning rate.
+    groups.append({"params": inner, "lr": muon_lr, "weight_decay": weight_decay, "use_muon": True})
     return Muon([group for group in groups if group["params"]], betas=betas, nesterov=True, adjust_lr_fn="original")
 
 
-def schedule(step: int, *, steps: int, warmup: int, decay: float, shape: str = "cosine") -> float:
-    """The factor on the learning rate: linear warm-up, constant, then over the last ``decay`` fraction of steps down to zero."""
+def schedule(step: int, *, steps: int, warmup: int, decay: float) -> float:
+    """The factor on the learning rate: linear warm-up, constant, then a half cosine to zero over the last ``decay`` of steps."""
     if step < warmup:
         return (step + 1) / warmup
     tail = max(1, round(decay * steps))
     left = min(1.0, (steps - step) / tail)
-    return left if shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    return 0.5 - 0.5 * math.cos(math.pi * left)
 
 
 @torch.no_grad()
