@@ -189,6 +189,18 @@ def test_a_single_point_is_told_in_words_and_not_drawn(run):
     assert [svg["aria-label"] for svg in page.all("svg")] == ["Times each code occurs: 973 of 1024 used"]
 
 
+def test_the_only_term_of_the_loss_is_not_drawn_twice(run):
+    rows = [
+        Row(stage="generator", split="train", step=step, seconds=1.0, name=name, value=factor / step)
+        for step in (1, 2, 3)
+        for name, factor in (("loss/total", 1.0), ("loss/flow", 1.0), ("loss/other", 2.0))
+    ]
+    (run / "metrics.jsonl").unlink()
+    (run / "codebook.json").unlink()
+    append(run / "metrics.jsonl", rows)
+    assert [svg["aria-label"].partition(": train")[0] for svg in report(run).all("svg")] == ["Loss", "Loss: other"]
+
+
 def test_costs_are_named_by_what_they_mean(run):
     environment = {
         "flops": {"tokenizer/encode_flops": 6758400},
@@ -293,7 +305,7 @@ def test_steps_repeated_after_a_resume_count_once_and_lost_values_are_told(run):
 
 def test_previews_go_by_stage_and_step(run):
     for name, stage, step in (("preview_3000", "tokenizer", 90), ("preview_500", "generator", 700)):
-        sidecar = {"title": f"{stage} {step}", "stage": stage, "step": step}
+        sidecar = {"title": "Eight clips", "stage": stage, "step": step}
         (run / "samples" / f"{name}.json").write_text(json.dumps(sidecar))
     text = report(run).text.partition("Through training")[2]
     places = [text.index(phrase) for phrase in ("tokenizer step 90", "generator step 700", "generator step 750")]

@@ -28,11 +28,11 @@ PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
 SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
 RATE_RULE = "log2 of the joint vocabulary"
 JUDGE_RULES = {
-    "appearance_legal": f"radius constant within {SIZE:.0%}, at most {STRAY:g} px of coverage stray",
+    "appearance_legal": f"radius constant within {100 * SIZE:g} %, at most {STRAY:g} px of coverage stray",
     "law_legal": f"within {RESIDUAL:g} px RMS and {RESIDUAL_MOST:g} px at most of a lawful motion",
-    "parse_rate": f"outlines within {MISFIT:g} px in {READABLE:.0%} of what is seen whole",
+    "parse_rate": f"outlines within {MISFIT:g} px in {100 * READABLE:g} % of what is seen whole",
+    "count_correct": "in every frame",
     "law_residual": "mean over the clips that could be read",
-    "travel": "mean over clips",
 }
 Precision = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -81,7 +81,7 @@ class Judge:
                 value=one.value,
                 n=one.n,
                 interval=one.interval,
-                protocol=JUDGE_RULES.get(name, "the worlds' judge"),
+                protocol=JUDGE_RULES.get(name, "mean over clips"),
             )
             for name, one in summary.items()
         ]
@@ -147,8 +147,10 @@ def measure_tokenizer(
                 Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule)
             )
     for name, metric in added.items():
-        rule = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name") or None
-        found.results.append(Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=rule))
+        options = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
+        found.results.append(
+            Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=options or None)
+        )
     if usage is not None:
         numbers = usage.compute()
         rule = f"{numbers['tokens']:,} {usage.protocol}"

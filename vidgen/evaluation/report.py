@@ -295,6 +295,7 @@ def _curves(rows: list[Row], stage: str) -> tuple[list[Chart], list[tuple[str, s
             # By step: a resumed run repeats the steps after its checkpoint, and the last time counts.
             named.setdefault(row.name, {}).setdefault(row.split, {})[row.step] = row.value
     names = sorted(named, key=lambda name: (name != "loss/total", not name.startswith("loss/")))
+    names = [name for name in names if name == "loss/total" or named[name] != named.get("loss/total")]  # a sum's only term
     charts, single = [], []
     for name in names:
         steps = {step for values in named[name].values() for step in values}
