@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from vidgen.errors import UserError, did_you_mean
-from vidgen.registry import files, known_kind, plugins, recipe, unknown
+from vidgen.registry import known_kind, parts, plugins, recipe, unknown
 
 GROUPS = {
     "tokenizers": "tokenizer",
@@ -27,6 +27,20 @@ GROUPS = {
     "data": "data",
 }
 """Where each kind of part keeps its recipes."""
+
+NULLABLE: dict[str, Any] = {
+    "data.path": "FOLDER",
+    "data.fps": 10.0,
+    "evaluation.steps": 50,
+    "evaluation.guidance_scale": 1.5,
+    "guidance_scale": 1.5,
+    "init": "RUN",
+    "out": "FOLDER",
+    "shape": [17, 32, 32],
+    "steps": 50,
+    "tokenizer.from": "RUN",
+}
+"""For options that are null unless set, a value of the type that they may take."""
 
 KIND_OF = {group: kind for kind, group in GROUPS.items()}
 
@@ -49,13 +63,13 @@ def config_dir() -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """The names of ``kind``: its recipes (``lfq``, ``dit_xl``), or its files where it has none; plug-ins included.
+    """The names of ``kind``: its recipes (``lfq``, ``dit_xl``), or its parts where they have none; plug-ins included.
 
     Raises:
         UserError: on an unknown kind, naming the nearest and all of them.
     """
     known_kind(kind)
-    return list(preset_names(GROUPS[kind])) if kind in GROUPS else sorted({*files(kind), *plugins(kind)})
+    return list(preset_names(GROUPS[kind])) if kind in GROUPS else sorted({*parts(kind), *plugins(kind)})
 
 
 @cache
@@ -154,7 +168,7 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """``extra`` with every value in the type of ``base``'s: 1e4 for a whole number is 10000, 1 for a number is 1.0.
 
-    A value that is None in ``base`` may become anything; no other may become None.
+    A value that is None in ``base`` may become what :data:`NULLABLE` says, else anything; no other may become None.
 
     Raises:
         UserError: on a key that ``base`` lacks or a value of another type, naming the key in full and what is right.
@@ -165,13 +179,14 @@ def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") 
             subject = f"'{where}' has" if where else "There is"
             raise UserError(f"{subject} no option '{key}'.{did_you_mean(key, base)} The options are {', '.join(base)}.")
         default, full = base[key], f"{where}.{key}" if where else key
+        kind = NULLABLE.get(full) if default is None and value is not None else default
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             values[key] = checked(default, value, full)
             continue
         try:
-            values[key] = _typed(default, value)
+            values[key] = _typed(kind, value)
         except TypeError:
-            wanted = f"{_type_name(default)} ({_shown(default)} by default)"
+            wanted = f"{_type_name(kind)} ({_shown(default)} by default)"
             raise UserError(f"'{full}' is {wanted}, and {_shown(value)} is not.") from None
     return values
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +20,10 @@ from typing import IO, Any
 
 import yaml
 
-from vidgen.errors import UserError
+from vidgen.errors import DISK_FULL, UserError
+
+STATE = "state.json"
+"""What makes a folder a run."""
 
 PACKAGES = ("vidgen", "torch", "lightning", "hydra-core", "numpy", "timm", "torchmetrics", "av", "safetensors")
 
@@ -37,45 +43,45 @@ class Run:
     @property
     def state(self) -> dict[str, Any]:
         """What is remembered across stops: fingerprint, status, seconds spent, what each stage did."""
-        return json.loads((self.path / "state.json").read_text())
+        return json.loads((self.path / STATE).read_text())
 
     def update(self, **changes: Any) -> None:
         """Changes entries of the state, atomically."""
-        write_json(self.path / "state.json", {**self.state, **changes})
-
-    def finish(self) -> None:
-        """Marks the run as finished: the same command then starts a new one."""
-        self.update(status="finished")
-        self.release()
+        write_json(self.path / STATE, {**self.state, **changes})
 
     def release(self) -> None:
         """Lets another process have the folder."""
         self._lock.close()
 
 
-def open_run(root: Path, title: str, fingerprint: str, resume: str) -> Run:
-    """The run to write to, by ``resume``: ``auto`` goes on with an unfinished run of the same fingerprint or makes a new one,
-    ``never`` makes a new one, and a folder goes on with that run.
+def find_run(root: Path, fingerprint: str, resume: str) -> Run | None:
+    """The unfinished run to go on with, locked, by ``resume``: ``auto`` is the newest of that fingerprint in ``root`` that no
+    other process has, ``never`` none, and a folder that run. None where a new run is due.
 
     Raises:
         UserError: where the folder named is no run, is finished, holds another recipe, or is in use.
     """
-    if resume not in ("auto", "never"):
-        return _reopen_named(Path(resume), fingerprint)
-    if resume == "auto":
-        for path in sorted(root.glob("*/state.json"), key=lambda file: file.stat().st_mtime, reverse=True):
-            state = json.loads(path.read_text())
-            if state["fingerprint"] == fingerprint and state["status"] != "finished":
-                lock = _lock(path.parent)
-                if lock is not None:
-                    return Run(path.parent, lock, resumed=True)
-    return _create(root, title, fingerprint)
+    if resume == "never":
+        return None
+    if resume != "auto":
+        return _named_run(Path(resume), fingerprint)
+    for path in sorted(run_folders(root), key=lambda path: (path / STATE).stat().st_mtime, reverse=True):
+        state = json.loads((path / STATE).read_text())
+        if state.get("fingerprint") == fingerprint and state["status"] != "finished" and (lock := _lock(path)):
+            return _reopened(path, lock)
+    return None
 
 
-def _reopen_named(path: Path, fingerprint: str) -> Run:
-    if not (path / "state.json").is_file():
+def run_folders(root: Path) -> list[Path]:
+    """The folders of runs in ``root``, each once: ``latest`` only leads to one of them."""
+    return [file.parent for file in root.glob(f"*/{STATE}") if not file.parent.is_symlink()]
+
+
+def _named_run(path: Path, fingerprint: str) -> Run:
+    path = path.parent / path.readlink() if path.is_symlink() else path
+    if not (path / STATE).is_file():
         raise UserError(f"resume={path} is not the folder of a run; give one that 'vidgen fit' made, or resume=auto.")
-    state = json.loads((path / "state.json").read_text())
+    state = json.loads((path / STATE).read_text())
     if state["status"] == "finished":
         raise UserError(f"The run {path} is finished; to train on from its weights use init={path}.")
     if state["fingerprint"] != fingerprint:
@@ -85,24 +91,52 @@ def _reopen_named(path: Path, fingerprint: str) -> Run:
     lock = _lock(path)
     if lock is None:
         raise UserError(f"The run {path} is in use by another process; wait for it to end, or start a new run with resume=never.")
+    return _reopened(path, lock)
+
+
+def _reopened(path: Path, lock: IO[str]) -> Run:
+    _point_latest(path)
     return Run(path, lock, resumed=True)
 
 
-def _create(root: Path, title: str, fingerprint: str) -> Run:
+def new_run(root: Path, title: str, fingerprint: str) -> Run:
+    """A new run folder ``<date>-<title>``, or ``<date>-<title>-2`` and so on, which ``latest`` leads to from now on."""
     base = f"{datetime.date.today().isoformat()}-{title}"
-    number = 1
-    while True:
+    for number in itertools.count(1):
         path = root / (base if number == 1 else f"{base}-{number}")
-        try:
+        with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             break
-        except FileExistsError:
-            number += 1
-    lock = _lock(path)
-    assert lock is not None
-    write_json(path / "state.json", {"fingerprint": fingerprint, "status": "running", "seconds": 0.0})
-    _point_latest(root, path)
+    try:
+        lock = _lock(path)
+        assert lock is not None
+        write_json(path / STATE, {"fingerprint": fingerprint, "status": "running", "seconds": 0.0})
+        _point_latest(path)
+    except OSError:  # such as a full disk: what did not start leaves nothing behind
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return Run(path, lock, resumed=False)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Sees that ``folder``, which need not exist yet, can be written to: by writing a little where it is or would be.
+
+    Raises:
+        UserError: where it cannot, naming ``option``, which chooses it.
+        OSError: where the disk is full.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
+        reason = os.strerror(error.errno or 0)
+        raise UserError(
+            f"{option}={folder} cannot be written to ({reason}: {place}); give {option}=FOLDER, a writable one."
+        ) from error
 
 
 def _lock(path: Path) -> IO[str] | None:
@@ -116,12 +150,11 @@ def _lock(path: Path) -> IO[str] | None:
     return file
 
 
-def _point_latest(root: Path, path: Path) -> None:
-    fresh = root / f".latest.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
+def _point_latest(path: Path) -> None:
+    fresh = path.with_name(f".latest.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
     fresh.symlink_to(path.name)
-    fresh.replace(root / "latest")
+    fresh.replace(path.with_name("latest"))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

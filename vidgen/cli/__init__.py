@@ -15,14 +15,12 @@ from typing import Any
 
 from vidgen import __version__
 from vidgen.cli import help
-from vidgen.errors import UserError, did_you_mean
+from vidgen.errors import DISK_FULL, UserError, did_you_mean
 
 COMPOSED = ("fit", "eval", "sample")
 """Commands with a yaml in ``configs/`` and a ``run(config)``; the others have a ``run(words)`` that may return a status."""
 
 COMMANDS = (*COMPOSED, "list", "show", "doctor")
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +52,7 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     # Not every library that writes files keeps the error's number.
-    if getattr(error, "errno", None) in _DISK_FULL or os.strerror(errno.ENOSPC) in str(error):
+    if getattr(error, "errno", None) in DISK_FULL or os.strerror(errno.ENOSPC) in str(error):
         where = getattr(error, "filename", None)
         return f"The disk is full{f' (writing {where})' if where else ''}; make room and give the same command again."
     return None

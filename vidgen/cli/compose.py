@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vidgen.cli.mistakes import check_choice, check_form, check_key
+from vidgen.cli.mistakes import check_choice, check_form, check_key, check_values
 from vidgen.config import KIND_OF, checked, command_groups, config_dir, load
 from vidgen.errors import UserError
 from vidgen.registry import plugins
@@ -36,7 +36,7 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     Beside the recipes' keys it holds ``choices``, the name chosen in each group, and ``command``, which says it all again.
 
     Raises:
-        UserError: on an override that cannot be read, an unknown group, name or key, or a value of another type.
+        UserError: on an override that cannot be read, an unknown group, name or key, or a value of another type or out of range.
     """
     with _pointing_to_help(command), _recipes():
         given = [_parse(text, command) for text in overrides]
@@ -54,6 +54,7 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
                 check_key(override.key_or_group, override.value(), base, command)
         config, _ = _compose(command, map(_text, given))
         config = checked(base, config)
+        check_values(config)
     return {**config, "choices": choices, "command": shlex.join(["vidgen", command, *overrides])}
 
 

@@ -68,7 +68,7 @@ def examine() -> Iterator[Finding]:
     yield from _packages()
     yield from _devices()
     yield from _video()
-    yield _compiler()
+    yield compiler()
     yield _disk()
     for metric, file in WEIGHTS.items():
         yield Finding("hint", f"weights for {metric}", f"not part of this version; it will need {file}")
@@ -125,7 +125,8 @@ def _video() -> Iterator[Finding]:
             yield Finding("missing", what, "this build of PyAV lacks it: pip install --force-reinstall --only-binary :all: av")
 
 
-def _compiler() -> Finding:
+def compiler() -> Finding:
+    """Whether torch.compile can build code for the CPU."""
     found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if found is None:
         return Finding("hint", "C++ compiler", "none found, so torch.compile cannot be used on the CPU: install g++ or clang++")

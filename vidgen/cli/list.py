@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from vidgen.config import GROUPS, config_dir, describe, load, names, preset_names
 from vidgen.errors import UserError
-from vidgen.registry import KINDS, files, unknown
+from vidgen.registry import KINDS, files, parts, unknown
 from vidgen.routes import kind, route
 
 FLAGS = ("--pairs", "--json")
@@ -53,7 +53,7 @@ def table(title: str) -> dict[str, str]:
 
 def _first_sentence(title: str, name: str) -> str:
     """The first line of a module's docstring, without importing it."""
-    if name not in files(title):
+    if name not in parts(title):
         return "From another package."
     docstring = ast.get_docstring(ast.parse(files(title)[name].read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]

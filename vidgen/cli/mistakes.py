@@ -1,15 +1,52 @@
-"""Sentences for what Hydra notices without helping, or not at all: unknown names and keys, and parts set like values."""
+"""Sentences for what Hydra notices without helping, or not at all: unknown names, unknown keys, and values no run can have."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from typing import Any
 
 from vidgen.config import checked, command_groups, load, preset_names
-from vidgen.errors import UserError, nearest
+from vidgen.errors import UserError, did_you_mean, nearest
 from vidgen.registry import unknown
+
+CHOICES = {
+    "stage": ("all", "tokenizer", "generator"),
+    "reuse": ("auto", "never"),
+    "accelerator": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "bf16", "fp32"),
+    "optimizer": ("adamw", "muon"),
+    "logger.name": ("csv", "tensorboard", "wandb"),
+}
+"""The words that an option may be, by its last name or its full one, in :data:`OURS`."""
+
+RANGES = {
+    "num": (1, math.inf),
+    "steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "evaluation.clips": (1, math.inf),
+    "samples": (1, math.inf),
+    "shown": (1, math.inf),
+    "fps": (1, math.inf),
+    "log_every": (1, math.inf),
+    "checkpoint_every": (1, math.inf),
+    "workers": (0, math.inf),
+    "clips": (0, math.inf),
+    "lr": (0, math.inf),
+    "muon_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup": (0, math.inf),
+    "clip_norm": (0, math.inf),
+    "decay": (0, 1),
+    "ema": (0, 1),
+}
+"""The least and the most that an option may be, likewise."""
+
+OURS = ("", "trainer", "logger", "evaluation", "tokenizer.training", "generator.training")
+"""The sections whose values are checked here; what the parts' own options may be, the parts know."""
 
 
 def check_form(text: str, command: str) -> None:
@@ -61,6 +98,27 @@ def check_key(key: str, value: object, base: Mapping[str, Any], command: str) ->
         group = key.replace(".", "/")
         swap = f"; to choose another part, write {group}={value}" if preset_names(group) else ""
         raise UserError(f"'{key}' is a group of options and not one value{swap}.")
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Sees that words are among :data:`CHOICES` and numbers within :data:`RANGES`.
+
+    Raises:
+        UserError: naming the option in full and what it may be.
+    """
+    for section in OURS:
+        values = reduce(lambda inside, key: inside.get(key, {}), section.split(".") if section else [], config)
+        for key, value in values.items():
+            full = f"{section}.{key}".lstrip(".")
+            choices = CHOICES.get(full) or CHOICES.get(key)
+            least, most = RANGES.get(full) or RANGES.get(key) or (-math.inf, math.inf)
+            if choices and value not in choices:
+                raise UserError(
+                    f"'{full}' is one of {', '.join(choices)}, and {value} is not.{did_you_mean(str(value), choices)}"
+                )
+            if isinstance(value, int | float) and not least <= value <= most:
+                limits = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+                raise UserError(f"'{full}' is {limits}, and {value} is not.")
 
 
 def _meant(key: str, base: Mapping[str, Any], command: str) -> str:

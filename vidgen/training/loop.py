@@ -65,6 +65,7 @@ def train(
     hooks: Hooks,
     precision: str,
     accelerator: str,
+    compiled: bool = False,
     log_every: int,
     checkpoint_every: int,
 ) -> None:
@@ -77,6 +78,7 @@ def train(
         hooks: what to call.
         precision: ``bf16`` or ``fp32``.
         accelerator: Lightning's word for the device.
+        compiled: whether the network is compiled; its average, which validation and previews use, is not.
         log_every: steps between logged rows.
         checkpoint_every: steps between checkpoints.
 
@@ -89,6 +91,8 @@ def train(
         load_average(task, resume)
         return
     watch = Watch(checkpoint, hooks, log_every=log_every, checkpoint_every=checkpoint_every)
+    if compiled:
+        task.model.compile()
     _quiet()
     trainer = L.Trainer(
         accelerator=accelerator,

@@ -1,0 +1,255 @@
+"""What a ``fit`` is about to do: its parts built and checked, its time estimated, before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidgen import hub
+from vidgen.cli import doctor
+from vidgen.cli.device import autocast, choose_device
+from vidgen.config import command_groups
+from vidgen.data.batches import ClipBatches, Order, to_video
+from vidgen.errors import UserError
+from vidgen.latents import Condition
+from vidgen.registry import build
+from vidgen.routes import route
+from vidgen.runs import check_writable, find_run, run_folders
+from vidgen.samplers.noise import key
+from vidgen.training import loop
+from vidgen.training.precision import choose
+from vidgen.training.task import GeneratorTask, Task, TokenizerTask, recipe_from
+
+LONG = 30 * 60
+"""Seconds of the estimate from which on the quicker preset is named."""
+
+SLOW = 30.0
+"""Seconds of a step from which on it is estimated from a single clip, rather than taken for the estimate's sake."""
+
+NOT_OF_THE_RECIPE = ("resume", "reuse", "command", "runs", "logger", "choices")
+
+
+class Plan:
+    """Everything that is decided before training. What comes first in here is quick to check.
+
+    Attributes:
+        config: the resolved config; with ``tokenizer.from``, its tokenizer is the one given.
+        names: what the tokenizer and the generator are called on the command line; no generator where none is trained.
+        given: the model that ``tokenizer.from`` names.
+        init: the model that ``init`` names.
+        tokenizer: as it is before training.
+        generator: likewise, bound to that tokenizer; None where none is trained.
+        fingerprint: of all that decides the result: two runs with the same one are the same run.
+        tokenizer_fingerprint: of all that decides the tokenizer's weights.
+        resumed: the unfinished run that is gone on with, locked.
+        precision: ``bf16`` or ``fp32``; that of the run gone on with, so that it goes on the same.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        trainer = config["trainer"]
+        self.config, self.seed, self.root = config, config["seed"], Path(config["runs"])
+        check_writable(self.root, "runs")
+        _check_installed(config["logger"]["name"])
+        self.device = choose_device(trainer["accelerator"])
+        if trainer["compile"] and self.device.type == "cpu":
+            _check_compiler()
+        stages = ("tokenizer",) if config["stage"] == "tokenizer" else ("tokenizer", "generator")
+        self.names = {part: config["choices"][part] for part in stages}
+        self.init = hub.load(config["init"]) if config["init"] else None
+        self.given = self._given()
+        self.tokenizer = self.fresh_tokenizer()
+        self._check_size()
+        self.data = build("data", config["data"])
+        self.tokenizer.spec.grid(self.data.shape)
+        self.num_classes = len(self.data.class_names)
+        self.generator = self.fresh_generator(self.tokenizer) if "generator" in self.names else None
+        if self.generator is not None:
+            self._check_clips()
+        self.route = route(config["generator"]["name"], self.tokenizer.spec.kind)
+        self.fingerprint, self.tokenizer_fingerprint = self._fingerprints()
+        self.resumed = find_run(self.root, self.fingerprint, config["resume"])
+        known = self.resumed.state.get("precision") if self.resumed else None
+        self.precision = known or choose(trainer["precision"], self.device)
+
+    # Parts
+
+    def fresh_tokenizer(self) -> Any:
+        """The tokenizer as training starts from it."""
+        torch.manual_seed(key(self.seed, "tokenizer"))
+        tokenizer = hub.build_tokenizer(self.config["tokenizer"])
+        if self.init is not None and self.given is None:
+            _take_weights(tokenizer, self.init.tokenizer)
+        return tokenizer
+
+    def fresh_generator(self, tokenizer: Any) -> Any:
+        """The generator as training starts from it, bound to the latents of ``tokenizer``."""
+        torch.manual_seed(key(self.seed, "generator"))
+        generator = hub.build_generator(self.config["generator"], space=tokenizer.space, num_classes=self.num_classes)
+        if self.init is not None and self.init.generator is not None:
+            _take_weights(generator, self.init.generator)
+        return generator
+
+    def trained_tokenizer(self) -> str | None:
+        """Where a tokenizer lies that need not be trained: the one given, or one of this very recipe, data and seed."""
+        if self.given is not None:
+            return str(self.config["tokenizer"]["from"])
+        if self.config["reuse"] == "never":
+            return None
+        for run in sorted(run_folders(self.root), reverse=True):
+            with contextlib.suppress(UserError):  # of another version, or broken
+                if hub.read_config(hub.resolve(run)).get("tokenizer_fingerprint") == self.tokenizer_fingerprint:
+                    return str(run)
+        return None
+
+    def model_config(self) -> dict[str, Any]:
+        """What is saved with the weights, so that they can be used without this run."""
+        config = self.config
+        return {
+            "tokenizer": {name: value for name, value in config["tokenizer"].items() if name != "from"},
+            "generator": config["generator"] if "generator" in self.names else None,
+            "names": self.names,
+            "route": self.route,
+            "num_classes": self.num_classes,
+            "class_names": list(self.data.class_names),
+            "shape": list(self.data.shape),
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+        }
+
+    def autocast(self) -> torch.autocast:
+        """The context in which models run."""
+        return autocast(self.device, self.precision)
+
+    # In words
+
+    def lines(self) -> dict[str, str]:
+        """What will be done, line by line."""
+        spec, names = self.tokenizer.spec, self.names
+        frames, height, width = self.data.shape
+        labels = f"{self.num_classes} labels ({', '.join(self.data.class_names)})" if self.num_classes else "no labels"
+        codes = f"{spec.vocab_size} codes" if spec.vocab_size else f"{spec.channels} continuous channels"
+        stride = "x".join(map(str, spec.stride))
+        lines = {
+            "data": f"{self.config['choices']['data']}: {frames}x{height}x{width} clips, {labels}",
+            "tokenizer": f"{names['tokenizer']}: {codes}, stride {stride}, {self._work('tokenizer', self.tokenizer)}",
+        }
+        if self.generator is not None:
+            lines["generator"] = f"{names['generator']}: {self._work('generator', self.generator)}"
+            lines["route"] = f"{names['generator']} x {names['tokenizer']}: {self.route}"
+        if self.init is not None:
+            lines["init"] = f"weights of {self.config['init']}"
+        lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads"
+        return lines
+
+    def _work(self, stage: str, part: torch.nn.Module) -> str:
+        training = self.config[stage]["training"]
+        size = sum(weight.numel() for weight in part.parameters()) / 1e6
+        return f"{size:.1f} M parameters, {training['steps']} steps of {training['batch_size']}"
+
+    def estimate(self) -> dict[str, float]:
+        """Seconds that the training of each stage will take, by a trial of a few steps on copies of one clip."""
+        found: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            tokenizer = self.fresh_tokenizer().to(self.device)
+            clip = next(iter(ClipBatches(self.data, batch_size=1, seed=self.seed, first=0, last=1)))["video"].to(self.device)
+            if self.trained_tokenizer() is None:
+                task: Task = TokenizerTask(tokenizer, recipe_from(self.config["tokenizer"]), self.seed, self.data)
+                found["tokenizer"] = self._seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
+            if self.generator is not None:
+                with self.autocast():
+                    latent = tokenizer.encode(to_video(clip)).to(self.device, torch.float32)
+                one = Condition(label=torch.zeros(1, dtype=torch.long, device=self.device) if self.num_classes else None)
+                task = GeneratorTask(self.fresh_generator(tokenizer), recipe_from(self.config["generator"]), self.seed, None)
+                found["generator"] = self._seconds(task, lambda n: (latent[[0] * n], one[[0] * n]))
+        return found
+
+    def _seconds(self, task: Task, clips: Callable[[int], Any]) -> float:
+        """Seconds of all steps of ``task``; ``clips`` makes a batch of so many clips."""
+        of_a_step = partial(loop.seconds_a_step, precision=self.precision, device=self.device)
+        batch_size = task.recipe.batch_size
+        scaled = batch_size * of_a_step(task, clips(1), repeats=1)
+        return task.recipe.steps * (scaled if scaled > SLOW else of_a_step(task, clips(batch_size)))
+
+    def quicker(self) -> str:
+        """What to type for a shorter run."""
+        default = command_groups("fit")
+        smaller = " ".join(f"{part}={default[part]}" for part, name in self.names.items() if name != default[part])
+        return (f"{smaller} is smaller; " if smaller else "") + "experiment=smoke runs the whole path in under a minute"
+
+    # Checks
+
+    def _given(self) -> hub.Model | None:
+        """The model of ``tokenizer.from``, whose tokenizer takes the place of the config's."""
+        source = self.config["tokenizer"]["from"]
+        if source is None:
+            if self.config["stage"] == "generator":
+                raise UserError(
+                    "stage=generator needs a trained tokenizer: give tokenizer.from=RUN, or use stage=all, which makes one."
+                )
+            return None
+        given = hub.load(source)
+        self.names["tokenizer"] = given.config.get("names", {}).get("tokenizer", given.config["tokenizer"]["name"])
+        for word in shlex.split(self.config["command"])[2:]:
+            agrees = word.startswith("tokenizer.from=") or word == f"tokenizer={self.names['tokenizer']}"
+            if word.startswith(("tokenizer=", "tokenizer.", "tokenizer/")) and not agrees:
+                raise UserError(
+                    f"tokenizer.from={source} takes that tokenizer ({self.names['tokenizer']}) as it was trained, and {word} "
+                    "would change it; leave one of the two out."
+                )
+        self.config["tokenizer"] = {**given.config["tokenizer"], "from": source}
+        return given
+
+    def _check_size(self) -> None:
+        """Sees that the stride divides the size of the clips before the data is opened: to read a folder of videos takes long."""
+        size = [self.config["data"].get(axis) for axis in ("frames", "height", "width")]
+        if None not in size:
+            self.tokenizer.spec.grid(tuple(size))
+
+    def _check_clips(self) -> None:
+        """Sees that the latents of one epoch are not endless, where they are to be cached."""
+        clips = self.data.size("train")
+        if self.config["generator"]["training"]["clips"] == 0 and clips > Order.LARGEST:
+            raise UserError(
+                f"generator.training.clips=0 caches the latents of an epoch, and this data has {clips} clips in one; "
+                "say how many, such as generator.training.clips=8192."
+            )
+
+    def _fingerprints(self) -> tuple[str, str]:
+        """Models count by their weights and not by where they lie: ``runs/latest`` means another run every time."""
+        given = hub.weights_hash(self.given.tokenizer) if self.given else None
+        parts = (self.init.tokenizer, self.init.generator) if self.init else ()
+        init = [hub.weights_hash(part) for part in parts if part is not None]
+        tokenizer = {**self.config["tokenizer"], "from": given}
+        recipe = {name: value for name, value in self.config.items() if name not in NOT_OF_THE_RECIPE}
+        whole = hub.fingerprint({**recipe, "tokenizer": tokenizer, "init": init}, self.data.fingerprint)
+        if self.given is not None:
+            return whole, str(self.given.config.get("tokenizer_fingerprint", given))
+        return whole, hub.fingerprint(tokenizer, self.data.fingerprint, self.seed, init)
+
+
+def _check_installed(logger: str) -> None:
+    """Sees that a logger's package is here: those that are packages are called as they are."""
+    if logger != "csv" and importlib.util.find_spec(logger) is None:
+        raise UserError(f'logger={logger} needs a package that is not installed: pip install "vidgen[{logger}]".')
+
+
+def _check_compiler() -> None:
+    compiler = doctor.compiler()
+    if compiler.state != "ok":
+        raise UserError(f"trainer.compile=true needs a {compiler.subject}: {compiler.detail}.")
+
+
+def _take_weights(part: torch.nn.Module, source: torch.nn.Module) -> None:
+    try:
+        part.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"init: the run's {type(source).__name__} has another shape than this recipe's {type(part).__name__}; give both the "
+            "same options."
+        ) from error
