@@ -5,7 +5,8 @@ Flow Transformers" (2024) for the objective; Chen et al., "Analog Bits" (2022) f
 numbers -1 and 1 and decided by their sign at the end.
 
 Deviations from DiT: rectified flow in the place of 1000 discrete steps; rotary positions; normalised queries and keys; guidance
-acts on every channel.
+acts on every channel. Deviation from Analog Bits: a network that predicts clean bits is given what each noisy bit says of itself,
+in closed form (:func:`vidgen.samplers.flow.bit_evidence`), and learns only what the other bits and the label add to its log-odds.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class DiT(nn.Module):
         heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over ``width``.
         patch: cells (t, h, w) that make one token; where it does not divide a grid, empty cells fill the last tokens.
-        prediction: what the network emits: the velocity ``v``, or the clean latent ``x``; the loss is on the velocity either way.
+        prediction: what the network emits: the velocity ``v``, or the clean latent ``x`` (of bits, the context's part of their
+            log-odds); the loss is on the velocity either way.
         time_mean: mean of the logit of the training noise levels.
         time_std: its standard deviation.
         shift: moves training and sampling noise levels towards noise (> 1), as redundant latents want.
@@ -118,7 +120,13 @@ class DiT(nn.Module):
         rope = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
         features = self.final(self.trunk(self.embed(tokens.flatten(1, 3)), c, rope), c)
         out = unpatchify(features.to(x.dtype).unflatten(1, grid), self.patch)[:, :frames, :height, :width].movedim(-1, 1)
-        return out if self.prediction == "v" else flow.velocity_from_data(x, out, _per_cell(t))
+        return out if self.prediction == "v" else self._from_data(x, out, _per_cell(t))
+
+    def _from_data(self, x: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The velocity to the clean latent: the network's output, or for bits their mean, of which ``out`` is the context's part."""
+        if self.space.spec.kind == "bits":
+            out = torch.tanh(flow.bit_evidence(x, t) + out)
+        return flow.velocity_from_data(x, out, t)
 
     def _filled(self, x: Tensor) -> Tensor:
         """``x`` with empty cells after its last ones, so that whole patches cover it: every size and length is welcome."""

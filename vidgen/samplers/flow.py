@@ -36,6 +36,14 @@ def velocity_from_data(x_t: Tensor, x: Tensor, t: Tensor, floor: float = 0.05) -
     return (x_t - x) / t.clamp_min(floor)
 
 
+def bit_evidence(x_t: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
+    """What a noisy bit says of itself: tanh of it is E[x | x_t] for x = +-1 with equal odds, by Bayes' rule, where ``t`` >= ``floor``.
+
+    Half the log-odds of +1 against -1: (1 - t) x_t / t^2. What other bits say is added to it.
+    """
+    return (1 - t) * x_t / t.clamp_min(floor).square()
+
+
 def score_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """The score of the marginal at ``t`` > 0 that a velocity implies: -(x_t + (1 - t) v) / t."""
     return -(x_t + (1 - t) * v) / t
