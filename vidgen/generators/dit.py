@@ -123,7 +123,7 @@ class DiT(nn.Module):
         return out if self.prediction == "v" else self._from_data(x, out, _per_cell(t))
 
     def _from_data(self, x: Tensor, out: Tensor, t: Tensor) -> Tensor:
-        """The velocity to the clean latent: the network's output, or for bits their mean, of which ``out`` is the context's part."""
+        """The velocity to the clean latent: ``out``, or for bits their mean, of which ``out`` is the context's part."""
         if self.space.spec.kind == "bits":
             out = torch.tanh(flow.bit_evidence(x, t) + out)
         return flow.velocity_from_data(x, out, t)

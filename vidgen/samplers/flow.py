@@ -37,7 +37,7 @@ def velocity_from_data(x_t: Tensor, x: Tensor, t: Tensor, floor: float = 0.05) -
 
 
 def bit_evidence(x_t: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
-    """What a noisy bit says of itself: tanh of it is E[x | x_t] for x = +-1 with equal odds, by Bayes' rule, where ``t`` >= ``floor``.
+    """What a noisy bit says of itself: its tanh is E[x | x_t] for x = +-1 with equal odds, by Bayes' rule (``t`` >= ``floor``).
 
     Half the log-odds of +1 against -1: (1 - t) x_t / t^2. What other bits say is added to it.
     """
