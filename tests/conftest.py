@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Before torch is imported, here and in what tests start: the products of tests are tiny, and threads would only wait for one another.
+# Before torch is imported, here and in what tests start: products are tiny, and threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

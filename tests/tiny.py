@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from vidgen import Condition, Latent, config, hub
 from vidgen.data.batches import ClipBatches
 from vidgen.latents import Shape
+from vidgen.protocols import Data
 from vidgen.training import loop
 from vidgen.training.cache import LatentCache, build_cache
 from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, TokenizerTask
@@ -39,6 +41,15 @@ def shrunk(recipe: Mapping[str, Any]) -> dict[str, Any]:
         else:
             small[key] = SMALL.get(key, value)
     return small
+
+
+def distinct(kind: str) -> list[str]:
+    """The recipes of ``kind`` that differ in more than size and training: the others shrink to one of these."""
+    shrink = {"tokenizers": tokenizer_config, "generators": generator_config}[kind]
+    found: dict[str, str] = {}
+    for name in config.names(kind):
+        found.setdefault(json.dumps({key: value for key, value in shrink(name).items() if key != "training"}), name)
+    return list(found.values())
 
 
 def tokenizer_config(name: str, **overrides: Any) -> dict[str, Any]:
@@ -177,10 +188,10 @@ class Training:
         return task
 
 
-def tokenizer_training(name: str, seed: int = 0, **changes: Any) -> Training:
-    """The training of a tokenizer on :class:`Clips`."""
-    how, start = recipe(**changes), tokenizer(name)
-    data = Clips(shape_of(start))
+def tokenizer_training(name: str, *, seed: int = 0, data: Data | None = None, start: Any = None, **changes: Any) -> Training:
+    """The training of a tokenizer, ``start`` or that recipe's, on ``data`` or :class:`Clips`; ``changes`` are of the recipe."""
+    how, start = recipe(**changes), tokenizer(name) if start is None else start
+    data = Clips(shape_of(start)) if data is None else data
 
     def loader(first: int) -> DataLoader:
         return ClipBatches(data, batch_size=how.batch_size, seed=seed, first=first, last=how.steps).loader(0)
@@ -201,10 +212,12 @@ def latent_cache(tokenizer: Any, folder: Path, **changes: Any) -> LatentCache:
     return build_cache(folder, tokenizer, Clips(shape_of(tokenizer)), **how | changes)
 
 
-def generator_training(name: str, tokenizer: Any, cache: LatentCache, seed: int = 0, **changes: Any) -> Training:
-    """The training of a generator on cached latents with labels."""
-    how = recipe(**changes)
-    start, val = stirred(generator(name, tokenizer.space, num_classes=3), 0.05), cache.read([0, 1])
+def generator_training(
+    name: str, tokenizer: Any, cache: LatentCache, *, seed: int = 0, start: Any = None, **changes: Any
+) -> Training:
+    """The training of a generator, ``start`` or that recipe's, on cached latents; ``changes`` are of the recipe."""
+    how, val = recipe(**changes), cache.read([0, 1])
+    start = stirred(generator(name, tokenizer.space, num_classes=3), 0.05) if start is None else start
 
     def loader(first: int) -> DataLoader:
         latents = LatentBatches(cache, batch_size=how.batch_size, seed=seed, first=first, last=how.steps)

@@ -34,7 +34,7 @@ def test_length_law_both_ways(backbone: Any, cells: int) -> None:
 
 
 def test_sizes_need_not_be_square_nor_the_same_as_before(backbone: Any) -> None:
-    t, h, w = backbone.stride
+    _, h, w = backbone.stride
     for rows, columns in ((1, 3), (2, 1)):
         z = backbone.encode(torch.randn(1, 3, 1, rows * h, columns * w))
         assert z.shape == (1, OUT, 1, rows, columns)

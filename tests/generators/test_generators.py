@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,24 +12,26 @@ import tiny
 import torch
 from torch import Tensor
 
-from vidgen import Condition, Latent, UserError, names
+from vidgen import Condition, Latent, UserError, config, hub
 from vidgen.protocols import Generator
 
 CLASSES = 3
 
 
-@pytest.fixture(params=names("tokenizers"))
+@pytest.fixture(params=tiny.distinct("tokenizers"))
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     built = tiny.tokenizer(request.param).eval()
     built.measure(tiny.videos(built))
     return built
 
 
-@pytest.fixture(params=names("generators"))
+@pytest.fixture(params=tiny.distinct("generators"))
 def make(request: pytest.FixtureRequest, tokenizer: Any) -> Callable[..., Any]:
     """Builds the generator with changed options; its weights are not those of the start, where it says nothing."""
 
     def build(num_classes: int = CLASSES, stir: bool = True, **options: Any) -> Any:
+        if lacking := options.keys() - tiny.generator_config(request.param).keys():
+            pytest.skip(f"{request.param} has no option {lacking}")
         built = tiny.generator(request.param, tokenizer.space, num_classes, **options)
         return tiny.stirred(built, 0.05) if stir else built
 
@@ -79,17 +82,20 @@ def test_sampling_is_a_function_of_the_seed_alone(generator: Any, shape: tuple[i
     assert not torch.equal(generator.sample(3, shape, tiny.labels(0, 1, 2), seed=6).h, first.h)
 
 
-def test_samples_continue_one_another_bitwise_at_equal_batch(generator: Any, shape: tuple[int, int, int]) -> None:
-    """Sample i is a function of (seed, first + i): two batches that overlap agree where they do."""
+def test_samples_continue_one_another(generator: Any, shape: tuple[int, int, int]) -> None:
+    """Sample i is a function of (seed, first + i): two batches that overlap agree where they do, and only there."""
     a = generator.sample(2, shape, tiny.labels(1, 1), seed=5, first=10)
     b = generator.sample(2, shape, tiny.labels(1, 1), seed=5, first=11)
-    assert torch.equal(a.z[1], b.z[0]) or torch.allclose(a.z[1], b.z[0], atol=1e-6)
-    assert not torch.equal(a.z[0], b.z[0])
+    torch.testing.assert_close(a.z[1], b.z[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(a.z[0], b.z[0], rtol=0.1, atol=0.1)
 
 
-def test_samples_do_not_depend_on_their_batch(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("options", [{}, {"solver": "euler"}, {"solver": "heun"}, {"solver": "sde"}])
+def test_samples_do_not_depend_on_their_batch(
+    make: Callable[..., Any], shape: tuple[int, int, int], options: dict[str, str]
+) -> None:
     """In float64, to 1e-12, at any split."""
-    generator = make().double()
+    generator = make(**options).double()
     whole = generator.sample(4, shape, tiny.labels(0, 1, 2, 0), seed=5)
     assert whole.z.dtype == torch.float64
     parts = [
@@ -171,19 +177,24 @@ def test_steps_may_be_chosen_in_the_call(generator: Any, shape: tuple[int, int, 
     assert counts[0] < counts[1]
 
 
-def test_after_a_few_steps_labels_matter_and_the_loss_has_fallen(make: Callable[..., Any], tokenizer: Any) -> None:
-    """Two clips, each with its own label: the label tells which, so the right one predicts better than the wrong one."""
-    generator = make(stir=False, label_dropout=0.0)
-    latent, condition = tiny.latent(tokenizer, batch=2), tiny.labels(0, 1)
+@pytest.mark.parametrize("name", tiny.distinct("generators"))
+@pytest.mark.parametrize("quantizer", [{"name": "kl", "channels": 4}, {"name": "lfq", "bits": 4}], ids=lambda one: one["name"])
+def test_after_a_few_steps_the_loss_has_fallen_and_samples_are_of_their_labels(name: str, quantizer: dict[str, Any]) -> None:
+    """Two clips, all of one and all of minus one, each with its own label."""
+    space = tiny.tokenizer("kl", quantizer=quantizer).space
+    generator = tiny.generator(name, space, num_classes=2, label_dropout=0.0, steps=8)
+    shape = space.spec.frames(2), 2 * space.spec.stride[1], 2 * space.spec.stride[2]
+    ones = torch.ones(1, space.h_channels, 2, 2, 2)
+    latent, condition = space.project(torch.cat([ones, -ones] * 8)), tiny.labels(*[0, 1] * 8)
     optimizer = torch.optim.Adam(generator.parameters(), lr=5e-3)
     before = float(generator.validation_loss(latent, condition))
-    for _ in range(60):
+    for _ in range(200):
         optimizer.zero_grad()
         generator.loss(latent, condition).total.backward()
         optimizer.step()
-    right = float(generator.validation_loss(latent, condition))
-    assert right < 0.9 * before
-    assert right < float(generator.validation_loss(latent, tiny.labels(1, 0))) - 0.01
+    assert float(generator.validation_loss(latent, condition)) < 0.3 * before
+    drawn = generator.sample(16, shape, condition, seed=1).h.mean(dim=(1, 2, 3, 4))
+    assert (drawn > 0).tolist() == [True, False] * 8
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3, 1.0])
@@ -244,30 +255,41 @@ def test_words_that_it_does_not_know_are_refused_at_once(make: Callable[..., Any
         make(**options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", names("generators"))
-@pytest.mark.parametrize("tokens", names("tokenizers"))
-def test_it_can_learn_four_clips_by_heart(name: str, tokens: str) -> None:
-    """Its samples then are those clips: each is much nearer to one of the four than they are to one another, and all are drawn."""
-    from vidgen.training.optim import build_optimizer
+@pytest.mark.parametrize(("name", "millions"), [("dit_s", 33), ("dit_b", 130), ("dit_l", 458), ("dit_xl", 675)])
+def test_recipes_of_the_paper_s_size_have_it(name: str, millions: float) -> None:
+    """With the paper's four channels and 1000 classes, without memory for their weights."""
+    with torch.device("meta"):
+        space = tiny.tokenizer("kl", quantizer={"name": "kl", "channels": 4}).space
+        generator = hub.build_generator(config.load("generator", name), space=space, num_classes=1000)
+    assert sum(weight.numel() for weight in generator.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.distinct("generators"))
+@pytest.mark.parametrize("tokens", tiny.distinct("tokenizers"))
+def test_it_can_learn_four_clips_by_heart(name: str, tokens: str, tmp_path: Path) -> None:
+    """Its samples are those clips: each is much nearer to one of them than they are to one another, and all four are drawn.
+
+    By the whole of training, from the cache to the average that is kept.
+    """
     tokenizer = tiny.tokenizer(tokens).eval()
     tokenizer.measure(tiny.videos(tokenizer))
-    latent = tokenizer.encode(torch.cat([tiny.video(tiny.shape_of(tokenizer), 1, seed=seed) for seed in (1, 2, 3, 4)]))
-    torch.manual_seed(0)
-    generator = tiny.generator(name, tokenizer.space, width=64, depth=3, steps=40, label_dropout=0.0)
-    optimizer = build_optimizer(generator, optimizer="muon", lr=2e-3, muon_lr=0.02, weight_decay=0.0, betas=(0.9, 0.95))
-    eight, steps = latent[[0, 1, 2, 3] * 4], 600
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * min(1.0, 2 * (1 - step / steps))
-        optimizer.zero_grad()
-        generator.loss(eight).total.backward()
-        optimizer.step()
-    sample = generator.sample(16, tiny.shape_of(tokenizer), seed=1)
-    known = latent.h.flatten(1)
-    distance = torch.cdist(sample.h.flatten(1), known)
+    cache = tiny.latent_cache(tokenizer, tmp_path / "latents", count=4)
+    start = tiny.generator(name, tokenizer.space, width=64, depth=3, steps=40, label_dropout=0.0)
+    training = tiny.generator_training(
+        name, tokenizer, cache, start=start, steps=600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98
+    )
+    average = training.run(tmp_path, log_every=100, checkpoint_every=600).average
+    known = cache.read(range(4))[0].h.flatten(1)
+    distance = torch.cdist(average.sample(16, tiny.shape_of(tokenizer), seed=1).h.flatten(1), known)
     apart = torch.cdist(known, known)[~torch.eye(4, dtype=torch.bool)].min()
     assert float(distance.amin(1).mean()) < 0.15 * float(apart)
     assert set(distance.argmin(1).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+def test_compiled_it_gives_the_same(make: Callable[..., Any], latent: Latent) -> None:
+    generator = make()
+    compiled = torch.compile(generator)
+    t, condition = torch.rand(len(latent)), tiny.labels(0, 1, 2, -1)
+    torch.testing.assert_close(compiled(latent.h, t, condition), generator(latent.h, t, condition), rtol=1e-4, atol=1e-4)

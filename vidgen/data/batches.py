@@ -15,7 +15,8 @@ from vidgen.protocols import Data
 
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of ``range(size)`` that is a function of (seed, epoch)."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(size)
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)  # left to itself, numpy rounds large seeds to a float
+    return np.random.Generator(np.random.Philox(key=key)).permutation(size)
 
 
 class Order:
