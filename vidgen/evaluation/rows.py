@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,11 +54,30 @@ class Row:
             if getattr(self, key) not in get_args(choices):
                 raise ValueError(f"{key} is one of {get_args(choices)}, not {getattr(self, key)!r}.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, null for what is not finite."""
+        values: dict[str, Any] = _finite(asdict(self))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The row whose :meth:`to_dict` is ``values``.
+
+        Raises:
+            ValueError: where the keys are not a row's, or a value cannot be its.
+        """
+        keys = [field.name for field in fields(cls)]
+        if sorted(values) != sorted(keys):
+            raise ValueError(f"its keys are not {', '.join(keys)}")
+        interval = values["interval"]
+        ends = None if interval is None else (_number(interval[0]), _number(interval[1]))
+        return cls(**{**values, "value": _number(values["value"]), "interval": ends})
+
 
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Add ``rows`` to the end of a metrics file, made when absent. A line cut short by a kill is removed first."""
     _mend(path)
-    text = "".join(json.dumps(_finite(asdict(row)), allow_nan=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row.to_dict(), allow_nan=False) + "\n" for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
@@ -131,15 +150,11 @@ def _number(value: float | None) -> float:
 
 
 def _parse(line: str, path: Path, number: int) -> Row:
-    keys = [field.name for field in fields(Row)]
     try:
         raw = json.loads(line)
-        if sorted(raw) != sorted(keys):
-            raise ValueError(f"its keys are not {', '.join(keys)}")
-        interval = raw["interval"]
-        raw["value"] = _number(raw["value"])
-        raw["interval"] = None if interval is None else (_number(interval[0]), _number(interval[1]))
-        return Row(**raw)
+        if not isinstance(raw, dict):
+            raise ValueError("it is not an object")
+        return Row.from_dict(raw)
     except (ValueError, TypeError, IndexError) as error:
         raise UserError(f"Line {number} of {path} is not a row of figures ({error}): mend or remove that line.") from error
 

@@ -1,0 +1,141 @@
+"""Takes the results of finished runs into ``benchmarks/results/NAME.jsonl``, from which the tables are rendered.
+
+    python benchmarks/collect.py NAME runs/2026-01-31-lfq-dit [more runs ...]
+
+NAME is the table that they belong to, such as the question that they answer. Runs that are there already are passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from records import Origin, Record, append, read
+
+from vidgen.config import load, preset_names
+from vidgen.errors import UserError
+from vidgen.evaluation import rows
+
+RESULTS = Path(__file__).parent / "results"
+
+NOT_OF_THE_RECIPE = ("seed", "command", "words", "route", "choices", "runs", "resume", "reuse", "logger", "trainer")
+"""What does not decide what was compared: the seed, where things lie, the machine, and words about it all."""
+
+FOLDERS = ("data.path", "data.cache", "tokenizer.from", "init", "resume", "runs")
+"""Options that name folders of one machine, which are no other's business: their last name is kept."""
+
+
+def collect(run: Path) -> list[Record]:
+    """The results of a finished run.
+
+    Raises:
+        UserError: where the folder is no run, is not finished, or lacks what ``vidgen fit`` writes.
+    """
+    state = _json(run / "state.json")
+    if state.get("status") != "finished":
+        raise UserError(f"The run {run} is not finished: repeat its command, which goes on with it, and collect it then.")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    environment, names = _json(run / "environment.json"), _json(run / "model" / "config.json")["names"]
+    origin = Origin(
+        run=run.resolve().name,
+        command=shlex.join(map(_portable, shlex.split(config["command"]))),
+        tokenizer=_tokenizer(names["tokenizer"], config["tokenizer"]),
+        generator=names.get("generator"),
+        data=config["choices"]["data"],
+        config=fingerprint(config),
+        seed=config["seed"],
+        precision=environment["precision"],
+        hardware=environment["hardware"],
+        versions=environment["versions"],
+        commit=environment["commit"],
+    )
+    results = [row for row in rows.read(run / "metrics.jsonl") if row.stage == "evaluation"]
+    return [Record(origin=origin, row=row) for row in [*results, *_costs(environment, results)]]
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """Hash of the recipe but for the seed: equal for runs that may be averaged, on whatever machine."""
+    recipe = {key: value for key, value in _flat(config) if key.partition(".")[0] not in NOT_OF_THE_RECIPE}
+    recipe |= {key: Path(recipe[key]).name for key in FOLDERS if recipe.get(key)}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value by its full key, ``generator.training.steps``."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _portable(word: str) -> str:
+    key, _, value = word.partition("=")
+    return f"{key}={Path(value).name}" if key in FOLDERS else word
+
+
+def add(name: str, run: Path, folder: Path = RESULTS) -> int:
+    """Adds a run's results to the table ``name`` in ``folder``; returns how many, 0 where the run is there already.
+
+    Raises:
+        UserError: as :func:`collect`, and where the run is there with other figures.
+    """
+    path, found = folder / f"{name}.jsonl", collect(run)
+    known = [record for record in read(path) if record.origin == found[0].origin]
+    if known and [record.to_json() for record in known] != [record.to_json() for record in found]:
+        raise UserError(f"{path} has other figures of {run.resolve().name}: remove its lines there, then collect it again.")
+    if known:
+        return 0
+    append(path, found)
+    return len(found)
+
+
+def _tokenizer(name: str, config: Mapping[str, Any]) -> str:
+    """The tokenizer's name, followed by its quantizer's where that is not its recipe's."""
+    quantizer = config.get("quantizer", {}).get("name")
+    own = load("tokenizer", name).get("quantizer", {}).get("name") if name in preset_names("tokenizer") else quantizer
+    return name if quantizer == own else f"{name}, quantizer {quantizer}"
+
+
+def _costs(environment: dict[str, Any], results: Sequence[rows.Row]) -> list[rows.Row]:
+    """Parameters and operations as rows like all others, by the names that the report has for them."""
+    values = {f"{part}/parameters": value for part, value in environment["parameters"].items()} | environment["flops"]
+    last = results[-1]
+    return [
+        rows.Row(stage="evaluation", split=last.split, step=last.step, seconds=last.seconds, name=name, value=float(value))
+        for name, value in values.items()
+    ]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no {path.name} in {path.parent}: name the folder of a run that 'vidgen fit' has finished.")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Collects the runs that are named; returns 2 after a mistake."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Then: python benchmarks/render.py")
+    parser.add_argument("name", help="the table: benchmarks/results/NAME.jsonl")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    given = parser.parse_args(arguments)
+    try:
+        for run in given.runs:
+            count = add(given.name, run)
+            print(f"{run}: {count} results" if count else f"{run}: there already")
+    except UserError as error:
+        print(f"collect: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

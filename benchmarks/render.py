@@ -1,0 +1,325 @@
+"""Renders the tables of README.md and docs/ from ``benchmarks/results`` and from the code, between markers.
+
+    python benchmarks/render.py            writes what has changed
+    python benchmarks/render.py --check    writes nothing and fails where something would change
+
+A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; ``TABLES`` says which names there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from records import Origin, Record, read
+
+from vidgen.config import GROUPS, config_dir, describe, load
+from vidgen.errors import UserError, did_you_mean
+from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, Row, measure
+from vidgen.metrics import legality
+from vidgen.routes import kind, route
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+SHOWN = (
+    "reconstruction/psnr",
+    "reconstruction/psnr_objects",
+    "codebook/usage",
+    "tokenizer/bits_per_pixel",
+    "samples/appearance_legal",
+    "samples/law_legal",
+    "samples/nearest_psnr",
+)
+"""The columns of the short table, where any run has them."""
+
+CHOSEN_BY_THE_TABLE = ("tokenizer", "generator", "data", "seed", "stage", "resume", "reuse", "runs", "logger")
+TOLERANCES = {
+    "RESIDUAL": ("px", "Root mean square distance from the nearest lawful motion."),
+    "RESIDUAL_MOST": ("px", "The same in any one frame."),
+    "PACE": ("%", "How far a speed may leave the world's range, as a share of its bounds."),
+    "MISFIT": ("px", "How far an outline may be from a sharp shape's, per pixel of its length."),
+    "OFF": ("%", "How far a colour may be off its line, as a share of its distance from the ground."),
+    "READABLE": ("%", "How much of what is seen whole has to be within these two."),
+    "SIZE": ("%", "How far the radius in a frame may be from the clip's, as a share of it."),
+    "SHAPE": ("px", "By how much another shape may explain a frame better."),
+    "STRAY": ("px", "Coverage that belongs to no object, in the worst frame."),
+}
+"""The constants of ``vidgen.metrics.legality`` that decide, with their units."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs of one recipe, differing in their seeds: a line of a table."""
+
+    origins: tuple[Origin, ...]
+    rows: dict[str, tuple[Row, ...]]
+
+    @property
+    def origin(self) -> Origin:
+        return self.origins[0]
+
+    @property
+    def settings(self) -> str:
+        """What was typed beside the parts and the seed, as code."""
+        words = [word for word in shlex.split(self.origin.command)[2:] if word != "-m"]
+        rest = [word for word in words if word.partition("=")[0] not in CHOSEN_BY_THE_TABLE]
+        return " ".join(f"`{word}`" for word in rest if not word.startswith("trainer."))
+
+    def text(self, name: str) -> str:
+        """A figure without its unit: the mean over the seeds with their deviation, or the only one with its interval."""
+        what, found = measure(name), self.rows.get(name, ())
+        values = [row.value for row in found]
+        if not values:
+            return ""
+        if len(values) > 1:
+            return f"{what.text(mean(values), unit=False)} ± {what.bound(stdev(values), mean(values))}"
+        text = what.text(values[0], unit=False)
+        interval = found[0].interval
+        return text if interval is None else f"{text} ({'–'.join(what.bound(end, values[0]) for end in interval)})"
+
+
+def lines(records: Iterable[Record]) -> list[Line]:
+    """Records by recipe and then by run, both in the order in which they came."""
+    recipes: dict[tuple[str | None, ...], dict[str, list[Record]]] = {}
+    for record in records:
+        origin = record.origin
+        runs = recipes.setdefault((origin.tokenizer, origin.generator, origin.data, origin.config), {})
+        runs.setdefault(f"{origin.run} {origin.seed} {origin.commit}", []).append(record)
+    return [_line(list(runs.values())) for runs in recipes.values()]
+
+
+def _line(runs: Sequence[Sequence[Record]]) -> Line:
+    rows: dict[str, tuple[Row, ...]] = {}
+    for run in runs:
+        for name, row in {record.row.name: record.row for record in run}.items():  # measured twice, the last counts
+            rows[name] = (*rows.get(name, ()), row)
+    return Line(tuple(run[0].origin for run in runs), rows)
+
+
+# Tables -----------------------------------------------------------------------------------------------------------------
+
+
+def results() -> str:
+    """The short table of every file of results."""
+    parts = [_short(path.stem, lines(read(path))) for path in sorted(RESULTS.glob("*.jsonl"))]
+    return "\n\n".join(parts) or "No results are collected yet: `python benchmarks/collect.py NAME RUN` takes them from runs."
+
+
+def all_results() -> str:
+    """Every figure of every file of results, with where it comes from."""
+    parts = [_long(path.stem, lines(read(path))) for path in sorted(RESULTS.glob("*.jsonl"))]
+    return "\n\n".join(parts) or "No results are collected yet."
+
+
+def _short(name: str, found: Sequence[Line]) -> str:
+    columns = [column for column in SHOWN if any(column in line.rows for line in found)]
+    settings = any(line.settings for line in found)
+    head = ["Tokenizer", "Generator", *(["Settings"] if settings else []), "Seeds", *map(_heading, columns)]
+    body = [
+        [
+            line.origin.tokenizer,
+            line.origin.generator or "–",
+            *([line.settings] if settings else []),
+            str(len(line.origins)),
+            *(line.text(column) for column in columns),
+        ]
+        for line in found
+    ]
+    data = ", ".join(dict.fromkeys(line.origin.data for line in found))
+    return f"**{name}** ({data})\n\n{_table(head, body)}\n\n{_legend(found, columns)}"
+
+
+def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
+    counts = {row.n for line in found for column in columns for row in line.rows.get(column, ()) if row.n}
+    clips = f"n is {' or '.join(f'{n:,}' for n in sorted(counts))} clips. " if counts else ""
+    spread = "± is the deviation over seeds" if any(len(line.origins) > 1 for line in found) else ""
+    single = "brackets hold a run's 95 % interval" if any(len(line.origins) == 1 for line in found) else ""
+    said = "; ".join(part for part in (single, spread) if part)
+    return f"{clips}{said[:1].upper()}{said[1:]}. {_provenance(found)}"
+
+
+def _provenance(found: Sequence[Line]) -> str:
+    origins = [origin for line in found for origin in line.origins]
+
+    def every(values: Iterable[str | None]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value))
+
+    machines = every(_machine(origin) for origin in origins)
+    torch = every(origin.versions.get("torch") for origin in origins)
+    commits = every(f"`{origin.commit}`" if origin.commit else None for origin in origins)
+    return f"Measured on {machines} with torch {torch}" + (f" at {commits}." if commits else ".")
+
+
+def _machine(origin: Origin) -> str:
+    hardware = origin.hardware
+    processor = f"{hardware.get('cpu')} ({hardware.get('cores')} cores, {origin.precision})"
+    return f"{hardware['gpu']}, {processor}" if hardware.get("gpu") else processor
+
+
+def _long(name: str, found: Sequence[Line]) -> str:
+    columns = [f"{i}" for i in range(1, len(found) + 1)]
+    names = {row for line in found for row in line.rows}
+    order = [*(known for known in MEASURES if known in names), *sorted(names.difference(MEASURES))]
+    body = [[_heading(row), *(line.text(row) for line in found)] for row in order]
+    keys = "\n".join(f"{i}. {_entry(line)}" for i, line in zip(columns, found, strict=True))
+    return f"## {name}\n\n{keys}\n\n{_table(['Measure', *columns], body)}\n\n{_rules(found, order)}"
+
+
+def _entry(line: Line) -> str:
+    seconds = [max((row.seconds for rows in line.rows.values() for row in rows), default=0.0)]
+    seeds = ", ".join(str(origin.seed) for origin in line.origins)
+    parts = f"{line.origin.tokenizer} x {line.origin.generator}" if line.origin.generator else line.origin.tokenizer
+    return (
+        f"{parts}: `{line.origin.command}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s at most on "
+        f"{_machine(line.origin)}; commit {line.origin.commit or 'unknown'})"
+    )
+
+
+def _rules(found: Sequence[Line], names: Sequence[str]) -> str:
+    """How each figure was measured, in the words of its rows."""
+    rules: dict[str, list[str]] = {}
+    for name in names:
+        for rule in dict.fromkeys(row.protocol for line in found for row in line.rows.get(name, ()) if row.protocol):
+            rules.setdefault(rule, []).append(f"`{name}`")
+    return "\n".join(f"- {rule}: {', '.join(measured)}" for rule, measured in rules.items())
+
+
+def parts() -> str:
+    """What there is of each kind of part, in the recipes' own words."""
+    groups = [GROUPS[title] for title in ("tokenizers", "quantizers", "backbones", "generators", "data")]
+    body = [[f"`{group}={name}`", describe(group, name)] for group in groups for name in _own(group)]
+    return _table(["Part", "What it is"], body)
+
+
+def pairs() -> str:
+    """What each generator does with the latents of each tokenizer."""
+    generators = {load("generator", name)["name"]: name for name in _own("generator")}  # sizes of one kind take the same route
+    kinds = {name: kind(load("tokenizer", name)) for name in _own("tokenizer")}
+    body = [[f"`{name}`", *(route(part, latents) for part in generators)] for name, latents in kinds.items() if latents]
+    return _table(["", *(f"`{part}`" for part in generators)], body)
+
+
+def experiments() -> str:
+    """The presets of whole experiments."""
+    return _table(
+        ["Preset", "What it is"], [[f"`experiment={name}`", describe("experiment", name)] for name in _own("experiment")]
+    )
+
+
+def measures() -> str:
+    """Every figure that a run may have, by name."""
+    named = {f"`{name}`": what for name, what in MEASURES.items() if name not in _judged()}
+    named |= {f"*subject*`/{name}`": what for name, what in JUDGED.items()}
+    body = [[name, what.label, what.unit, _arrow(what), what.meaning] for name, what in named.items()]
+    return _table(["Name", "In words", "Unit", "Better", "What it says"], body)
+
+
+def tolerances() -> str:
+    """The judge's tolerances, read from its module."""
+    body = []
+    for name, (unit, meaning) in TOLERANCES.items():
+        value = getattr(legality, name) * (100 if unit == "%" else 1)
+        body.append([f"`{name}`", f"{value:g} {unit}", meaning])
+    return _table(["Tolerance", "Value", "What it bounds"], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "results": results,
+    "all-results": all_results,
+    "parts": parts,
+    "pairs": pairs,
+    "experiments": experiments,
+    "measures": measures,
+    "tolerances": tolerances,
+}
+
+
+def _judged() -> set[str]:
+    """The names of the judge's figures, of every subject."""
+    return {f"{subject}/{name}" for subject in SUBJECTS for name in JUDGED}
+
+
+def _own(group: str) -> list[str]:
+    """The recipes of a group that are files of this project, whatever packages are installed."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+def _arrow(what: Measure) -> str:
+    return {"higher": "↑", "lower": "↓"}.get(what.better or "", "")
+
+
+def _heading(name: str) -> str:
+    what = measure(name)
+    subject = f"{SUBJECTS[name.partition('/')[0]]}: " if name in _judged() or name.rpartition("/")[0] in _judged() else ""
+    label = f"{subject}{what.label}"
+    unit = f", {what.unit}" if what.unit else ""
+    return f"{label[:1].upper()}{label[1:]}{unit} {_arrow(what)}".rstrip()
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+
+
+# Documents --------------------------------------------------------------------------------------------------------------
+
+
+def documents() -> list[Path]:
+    """Every document that may hold a table."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rendered(text: str, where: str) -> str:
+    """A document with its tables made anew.
+
+    Raises:
+        UserError: on a marker of an unknown name, or one that is not opened once and then closed once.
+    """
+    for name in dict.fromkeys(re.findall(r"<!-- ([\w-]+):(?:begin|end) -->", text)):
+        if name not in TABLES:
+            raise UserError(f"{where} asks for a table '{name}'.{did_you_mean(name, TABLES)} There are: {', '.join(TABLES)}.")
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        head, _, rest = text.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not closed or begin in rest or end in head + tail:
+            raise UserError(f"{where} needs one line {begin.strip()} and, after it, one {end}.")
+        text = f"{head}{begin}{TABLES[name]()}\n{end}{tail}"
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Renders, or checks; returns 1 where a check finds a difference and 2 after a mistake."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
+    check = parser.parse_args(arguments).check
+    status = 0
+    try:
+        for path in documents():
+            before = path.read_text(encoding="utf-8")
+            after = rendered(before, path.name)
+            if after == before:
+                continue
+            if check:
+                print(
+                    f"{path.relative_to(ROOT)} is not what its tables are made of: run python benchmarks/render.py",
+                    file=sys.stderr,
+                )
+                status = 1
+            else:
+                path.write_text(after, encoding="utf-8")
+                print(f"{path.relative_to(ROOT)}: rendered")
+    except UserError as error:
+        print(f"render: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

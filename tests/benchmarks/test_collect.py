@@ -1,0 +1,131 @@
+"""Collecting results: what of a run is taken, what identifies it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import collect
+import pytest
+import records
+from figures import RESULTS, result
+
+from vidgen import UserError
+
+Make = Callable[..., Path]
+
+
+def test_every_result_is_taken_with_where_it_comes_from(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(seed=3)
+    count = collect.add("table", run, tmp_path / "results")
+    lines = [json.loads(line) for line in (tmp_path / "results" / "table.jsonl").read_text().splitlines()]
+    assert len(lines) == count == len(RESULTS) + 3  # and parameters twice, operations once; no curve
+    first = lines[0]
+    assert {key: first[key] for key in ("schema", "name", "value", "interval", "n", "protocol", "seconds", "split", "step")} == {
+        "schema": 1,
+        "name": "reconstruction/psnr",
+        "value": 31.5,
+        "interval": [31.0, 32.0],
+        "n": 256,
+        "protocol": "mean over frames",
+        "seconds": 90.0,
+        "split": "test",
+        "step": 40,
+    }
+    assert (first["run"], first["seed"], first["precision"], first["commit"]) == (run.name, 3, "bf16", "0123456789ab")
+    assert (first["tokenizer"], first["generator"], first["data"]) == ("lfq", "dit", "worlds")
+    assert first["hardware"]["cores"] == 2
+    assert first["versions"]["torch"] == "2.15.0"
+    assert {line["name"]: line["value"] for line in lines}["tokenizer/parameters"] == 2_000_000
+    assert [set(line) for line in lines] == [set(first)] * len(lines)
+
+
+def test_records_survive_the_file(make_run: Make, tmp_path: Path) -> None:
+    found = collect.collect(make_run())
+    records.append(tmp_path / "table.jsonl", found[:2])
+    records.append(tmp_path / "table.jsonl", found[2:])
+    back = records.read(tmp_path / "table.jsonl")
+    assert [record.to_json() for record in back] == [record.to_json() for record in found]
+    assert back[0] == found[0]
+    assert math.isnan(back[3].row.value)
+
+
+def test_a_run_that_is_there_already_is_passed_over(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    assert collect.add("table", run, tmp_path) > 0
+    before = (tmp_path / "table.jsonl").read_text()
+    assert collect.add("table", run, tmp_path) == 0
+    assert (tmp_path / "table.jsonl").read_text() == before
+
+
+def test_other_figures_of_the_same_run_are_refused(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    collect.add("table", run, tmp_path)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(result("reconstruction/ssim", 0.9).to_dict()) + "\n")
+    with pytest.raises(UserError, match=r"table\.jsonl has other figures of 2026-01-31-lfq-dit: remove its lines"):
+        collect.add("table", run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": 1}, True),
+        ({"command": "vidgen fit seed=1"}, True),
+        ({"trainer": {"precision": "fp32"}}, True),
+        ({"runs": "elsewhere"}, True),
+        ({"tokenizer": {"from": "/a/b/run"}}, False),
+        ({"generator": {"depth": 7}}, False),
+        ({"data": {"objects": 2}}, False),
+    ],
+)
+def test_what_was_compared_is_the_recipe_but_for_seed_and_machine(make_run: Make, changes: dict, same: bool) -> None:
+    before, after = (collect.collect(run)[0].origin.config for run in (make_run("a"), make_run("b", **changes)))
+    assert (before == after) is same
+
+
+def test_folders_of_a_machine_are_cut_to_their_names(make_run: Make) -> None:
+    command = "vidgen fit data=folder data.path=/mine/clips seed=1"
+    mine = collect.collect(make_run("a", command=command, data={"path": "/mine/clips"}))[0].origin
+    yours = collect.collect(make_run("b", command=command.replace("mine", "yours"), data={"path": "/yours/clips"}))[0].origin
+    assert mine.command == yours.command == "vidgen fit data=folder data.path=clips seed=1"
+    assert mine.config == yours.config
+    assert "mine" not in collect.collect(make_run("c", data={"path": "/mine/clips"}))[0].to_json()
+
+
+def test_a_quantizer_that_is_not_the_recipes_own_is_named(make_run: Make) -> None:
+    assert collect.collect(make_run("a"))[0].origin.tokenizer == "lfq"
+    assert collect.collect(make_run("b", quantizer="kl"))[0].origin.tokenizer == "lfq, quantizer kl"
+
+
+def test_a_run_that_is_not_finished_is_refused(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(status="running")
+    assert collect.main(["table", str(run)]) == 2
+    assert "is not finished: repeat its command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["state.json", "environment.json", "model/config.json"])
+def test_what_is_no_run_is_refused(make_run: Make, file: str) -> None:
+    run = make_run()
+    (run / file).unlink()
+    with pytest.raises(UserError, match=rf"There is no {Path(file).name} in .*: name the folder of a run"):
+        collect.collect(run)
+
+
+@pytest.mark.parametrize("broken", ["{", "3", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "run": "x"}'])
+def test_a_broken_line_is_named(make_run: Make, tmp_path: Path, broken: str) -> None:
+    collect.add("table", make_run(), tmp_path)
+    with (tmp_path / "table.jsonl").open("a") as file:
+        file.write(broken + "\n")
+    with pytest.raises(UserError, match=r"Line 8 of .*table\.jsonl is not a result"):
+        records.read(tmp_path / "table.jsonl")
+
+
+def test_a_changed_schema_needs_a_new_number() -> None:
+    """Whoever changes a key changes these two together."""
+    assert records.SCHEMA == 1
+    assert [field.name for field in records.fields(records.Origin)] == [
+        *("run", "command", "tokenizer", "generator", "data", "config", "seed", "precision", "hardware", "versions", "commit")
+    ]

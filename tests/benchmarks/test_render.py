@@ -1,0 +1,138 @@
+"""Rendering: figures come from records alone, tables stand between their markers, and a check finds every difference."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import collect
+import pytest
+import render
+from figures import result
+
+from vidgen import UserError, config
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "results"
+    monkeypatch.setattr(render, "RESULTS", folder)
+    return folder
+
+
+def cells(table: str) -> list[list[str]]:
+    """The rows of the first table of a text, head first."""
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    found = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert len({len(row) for row in found}) == 1
+    return [found[0], *found[2:]]
+
+
+def test_one_run_shows_its_figures_with_their_intervals(make_run: Make, results: Path) -> None:
+    collect.add("first", make_run(), results)
+    text = render.results()
+    head, row = cells(text)
+    table = dict(zip(head, row, strict=True))
+    assert text.startswith("**first** (worlds)")
+    assert (table["Tokenizer"], table["Generator"], table["Seeds"]) == ("lfq", "dit", "1")
+    assert table["PSNR, dB ↑"] == "31.50 (31.00–32.00)"
+    assert table["Codebook usage, % ↑"] == "75.0"
+    assert table["Samples: Law-legal, % ↑"] == "80.0 (75.0–85.0)"
+    assert "Settings" not in table
+    assert "n is 256 clips. Brackets hold a run's 95 % interval." in text
+    assert "Measured on A processor (2 cores, bf16) with torch 2.15.0 at `0123456789ab`." in text
+
+
+def test_seeds_of_one_recipe_are_averaged(make_run: Make, results: Path) -> None:
+    values = (30.0, 31.0, 35.0)
+    for seed, value in enumerate(values):
+        run = make_run(f"run-{seed}", seed=seed, command=f"vidgen fit seed={seed}", rows=(result("reconstruction/psnr", value),))
+        collect.add("seeds", run, results)
+    (row,) = cells(render.results())[1:]
+    assert row[2:] == ["3", f"32.00 ± {statistics.stdev(values):.2f}"]
+    assert "± is the deviation over seeds" in render.results()
+
+
+def test_recipes_stay_apart_and_say_what_sets_them_apart(make_run: Make, results: Path) -> None:
+    for name, depth in (("a", 2), ("b", 4)):
+        command = f"vidgen fit tokenizer=lfq generator.depth={depth} seed=0 trainer.precision=bf16"
+        collect.add("depth", make_run(name, generator={"depth": depth}, command=command), results)
+    head, *rows = cells(render.results())
+    assert [row[head.index("Settings")] for row in rows] == ["`generator.depth=2`", "`generator.depth=4`"]
+
+
+def test_the_long_table_has_every_figure_and_every_rule(make_run: Make, results: Path) -> None:
+    collect.add("long", make_run(), results)
+    text = render.all_results()
+    table = dict(cells(text)[1:])
+    assert table["Samples: Law residual, px ↓"] == "no value"
+    assert table["Parameters of the generator"] == "7 M"
+    assert "- by the judge: `samples/law_legal`" in text
+    assert "`vidgen fit tokenizer=lfq generator=dit` (seed 0; recipe `" in text
+
+
+def test_without_results_the_reader_is_told_how_to_come_by_some(results: Path) -> None:
+    assert "benchmarks/collect.py" in render.results()
+    assert "|" not in render.results()
+
+
+@pytest.mark.parametrize("name", render.TABLES)
+def test_every_table_is_whole_and_made_the_same_twice(name: str) -> None:
+    text = render.TABLES[name]()
+    assert text
+    assert text == render.TABLES[name]()
+    if "|" in text:
+        cells(text)
+
+
+def test_every_recipe_is_in_the_table_of_parts() -> None:
+    text = render.parts()
+    for group in config.GROUPS.values():
+        for path in (config.config_dir() / group).glob("*.yaml"):
+            assert f"| `{group}={path.stem}` |" in text
+
+
+def test_what_is_between_markers_is_replaced_and_nothing_else() -> None:
+    text = "before\n<!-- experiments:begin -->\nold\nlines\n<!-- experiments:end -->\nafter\n"
+    made = render.rendered(text, "x.md")
+    assert made == f"before\n<!-- experiments:begin -->\n{render.experiments()}\n<!-- experiments:end -->\nafter\n"
+    assert render.rendered(made, "x.md") == made
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<!-- result:begin -->\n<!-- result:end -->", "x.md asks for a table 'result'. Did you mean 'results'? There are: "),
+        ("<!-- parts:begin -->\n", "x.md needs one line <!-- parts:begin --> and, after it, one <!-- parts:end -->."),
+        ("<!-- parts:end -->\n<!-- parts:begin -->\n", "x.md needs one line"),
+        ("<!-- parts:end -->\n<!-- parts:begin -->\n<!-- parts:end -->\n", "x.md needs one line"),
+        ("<!-- parts:begin -->\n<!-- parts:begin -->\n<!-- parts:end -->\n", "x.md needs one line"),
+    ],
+)
+def test_markers_that_make_no_table_are_told(text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        render.rendered(text, "x.md")
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_check_writes_nothing_and_fails_until_it_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "CONTRIBUTING.md"):
+        (tmp_path / name).write_text("no table\n")
+    page = tmp_path / "docs" / "page.md"
+    page.write_text("<!-- parts:begin -->\n<!-- parts:end -->\n")
+    assert render.main(["--check"]) == 1
+    assert capsys.readouterr().err.startswith("docs/page.md is not what its tables are made of: run python benchmarks/render.py")
+    assert page.read_text() == "<!-- parts:begin -->\n<!-- parts:end -->\n"
+    assert render.main([]) == 0
+    assert "`tokenizer=lfq`" in page.read_text()
+    assert render.main(["--check"]) == 0
+    page.write_text("<!-- part:begin -->\n<!-- part:end -->\n")
+    assert render.main(["--check"]) == 2
+    assert "render: page.md asks for a table 'part'." in capsys.readouterr().err
