@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from vidgen import UserError
+from vidgen.data.batches import ClipBatches
 from vidgen.latents import Losses
 from vidgen.training import loop
 from vidgen.training.optim import schedule
-from vidgen.training.task import Task
+from vidgen.training.task import Task, TokenizerTask
 
 
 @pytest.fixture
@@ -89,12 +91,13 @@ def test_the_average_follows_the_weights_by_its_formula(training: tiny.Training,
     assert not torch.equal(task.average.get_parameter(name), task.model.get_parameter(name))
 
 
-def test_gradients_are_clipped_to_the_recipe_s_norm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_clipped_to_the_recipe_s_norm(precision: str, tmp_path: Path) -> None:
     """With AdamW at its first step only the clipped gradient's moments tell: the first is 0.1 of it."""
     norms = {}
     for clip_norm in (0.0, 1e-3):
         training = tiny.tokenizer_training("kl", steps=1, optimizer="adamw", clip_norm=clip_norm)
-        training.run(tmp_path / str(clip_norm))
+        training.run(tmp_path / str(clip_norm), precision=precision)
         saved = torch.load(checkpoint_of(tmp_path / str(clip_norm)), weights_only=True)["optimizer_states"][0]["state"]
         norms[clip_norm] = float(torch.stack([state["exp_avg"].norm() for state in saved.values()]).norm()) / 0.1
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
@@ -275,6 +278,25 @@ def test_ctrl_c_and_sigterm_finish_the_step_and_its_checkpoint(
     assert signal.getsignal(number) is before
 
 
+def test_sigterm_to_a_loader_s_worker_too_is_a_wish_to_stop_and_not_an_error(tmp_path: Path) -> None:
+    """As from a cluster or a service manager, which ask every process; the worker then dies, whenever that is noticed."""
+    how, start = tiny.recipe(steps=200), tiny.tokenizer("kl")
+    data = tiny.Clips(tiny.shape_of(start))
+
+    def everyone(step: int, split: str, values: Any) -> None:
+        if step == 4:
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)  # type: ignore[arg-type]
+
+    def loader(first: int) -> Any:
+        return ClipBatches(data, batch_size=2, seed=0, first=first, last=200).loader(1)
+
+    training = tiny.Training(lambda: TokenizerTask(start, how, 0, data, val_clips=2), loader)
+    with pytest.raises(loop.Stopped):
+        training.run(tmp_path, tiny.Seen().hooks(log=everyone))
+    assert loop.checkpoint_step(checkpoint_of(tmp_path)) in (3, 4)
+
+
 def test_a_wish_to_stop_that_comes_during_a_preview_is_heard_too(training: tiny.Training, tmp_path: Path) -> None:
     hooks = tiny.Seen().hooks(preview=lambda step: step == 2 and os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(loop.Stopped):
@@ -317,3 +339,19 @@ def test_the_estimate_of_a_step_leaves_no_gradient(training: tiny.Training) -> N
     assert 0 < seconds < 60
     assert all(weight.grad is None for weight in task.parameters())
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["tokenizer", "generator"])
+def test_compiled_it_trains_the_same(stage: str, tmp_path: Path) -> None:
+    """Losses of each step, and validation by the average, which is not compiled."""
+    if stage == "tokenizer":
+        training = tiny.tokenizer_training("lfq")
+    else:
+        tokenizer = tiny.tokenizer("lfq").eval()
+        training = tiny.generator_training("dit", tokenizer, tiny.latent_cache(tokenizer, tmp_path / "latents"))
+    plain, compiled = tiny.Seen(), tiny.Seen()
+    training.run(tmp_path / "plain", plain.hooks())
+    training.run(tmp_path / "compiled", compiled.hooks(), compiled=True)
+    for (_, _, ours), (_, _, theirs) in zip(compiled.rows, plain.rows, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)

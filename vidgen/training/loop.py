@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -100,7 +99,6 @@ def train(
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_steps=task.recipe.steps,
         max_epochs=-1,
-        gradient_clip_val=task.recipe.clip_norm or None,
         callbacks=[watch],
         logger=False,
         enable_checkpointing=False,
@@ -110,8 +108,13 @@ def train(
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
-    with watch.catching_signals(), contextlib.suppress(SIGTERMException):  # Lightning's own way to stop, after the watch's
-        trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
+    try:
+        with watch.catching_signals():
+            trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
+    except (SIGTERMException, RuntimeError) as error:
+        # Asked to stop, Lightning leaves in a way of its own, and a worker that was asked as well is missed.
+        if not (watch.stopping and (isinstance(error, SIGTERMException) or "DataLoader worker" in str(error))):
+            raise
     if watch.stopping:
         raise Stopped
 

@@ -99,6 +99,13 @@ class Task(L.LightningModule):
         for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
             average.copy_(current)
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any, gradient_clip_algorithm: Any
+    ) -> None:
+        """By the norm over all weights; not Lightning's own, which refuses fused optimizers in bf16."""
+        if self.recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the recipe."""
         recipe = self.recipe
