@@ -185,9 +185,7 @@ class Legality:
             )
         return found
 
-    def _appearance(
-        self, parsed: Parsed, labels: NDArray[np.int64], sharp: Flags
-    ) -> tuple[Checks, Checks, dict[str, Array]]:
+    def _appearance(self, parsed: Parsed, labels: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Checks, dict[str, Array]]:
         n = self.recipe.objects
         clear = parsed.seen & ~parsed.covered
         shown = np.maximum(clear.sum((1, 2)), 1)
@@ -223,15 +221,13 @@ class Legality:
         wanted = np.array([self.recipe.wall if name == "occlude" else 0 for name in self.recipe.families])[labels]
         return np.abs(width - wanted) <= (wanted > 0)
 
-    def _law(
-        self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64], sharp: Flags
-    ) -> tuple[Checks, Array]:
+    def _law(self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Array]:
         clips, frames = parsed.seen.shape[:2]
         use = parsed.trusted & (sharp | parsed.covered)[..., None]
         open_frames = (~parsed.covered & ~_hidden(parsed)).sum(1)
         enough = (sharp.sum(1) >= READABLE * open_frames) & (use.sum(1).min(-1) >= min(POSITIONS, frames))
         read = enough.all(1)
-        near, steady, paced, beside = (np.zeros(clips, dtype=bool) for _ in range(4))
+        near, steady, paced, met, beside = (np.zeros(clips, dtype=bool) for _ in range(5))
         residual = np.full(clips, np.nan)
         for number, family in enumerate(self.recipe.families):
             rows = np.nonzero((labels == number) & read)[0]
@@ -248,12 +244,14 @@ class Legality:
             slow, fast = found.slowest * (1 - PACE), found.fastest * (1 + PACE)
             within = (found.pace >= slow) & (found.pace <= fast) & (found.reach <= self.recipe.speed[1] * (1 + PACE))
             paced[rows] = within.all(-1) | (frames < POSITIONS)
+            met[rows] = np.all(found.met, -1) | (frames < POSITIONS)
             beside[rows] = family != "occlude" or self._beside_wall(parsed, rows, found.position)
         return [
             ("too little to judge its motion by", read),
             ("off its law", near),
             ("jumps off its law", steady),
             ("frozen, too slow or too fast", paced),
+            ("discs never collide", met),
             ("does not come out from behind the wall as it should", beside),
         ], residual
 

@@ -32,8 +32,8 @@ class Worlds:
     Families (the label is the position in ``families``):
 
     - ``bounce``: constant velocity, reflected without loss where the object's edge meets the frame's.
-    - ``gravity``: constant acceleration downwards; floor and side walls keep 0.7 of the speed.
-    - ``orbit``: uniform circular motion, at least 2.5 radians in a clip; several objects share one orbit.
+    - ``gravity``: constant acceleration downwards; floor and side walls keep 0.6 of the speed.
+    - ``orbit``: uniform circular motion, at least 4 radians in a clip of 5 frames or more; several objects share one orbit.
     - ``collide``: two discs or more that bounce off the frame and, alike in mass, off one another without loss.
     - ``occlude``: as ``bounce``, behind a static grey wall that can hide an object whole.
     - ``agent``: every object makes the move that the action names, ``speed``'s most in pixels, unless the border stops it.
@@ -44,9 +44,11 @@ class Worlds:
         width: of a frame, in pixels.
         families: which laws, in the order of the labels.
         objects: in every scene, each with a colour of its own. All but those of ``collide`` pass over one another.
-        radius: least and most, in pixels; a square, diamond or triangle has the area of a circle of that radius.
-        speed: least and most, in pixels per frame. The least does not bind ``gravity``; no object is ever faster than the
-            most.
+        radius: least and most, in pixels; a square, diamond or triangle has the area of a circle of that radius. Objects of
+            ``occlude`` are no larger than a wall of a third of the frame's width can hide.
+        speed: least and most, in pixels per frame; the least does not bind ``gravity``, ``collide`` and ``agent``. A fall
+            passes the most in a few clips of a thousand, by less than a tenth. In an orbit it is measured along the tangents
+            from frame to frame, which are a little longer than the arc.
         colors: how many of the eight colours are used.
         shapes: among circle, square, diamond and triangle.
         seed: another seed gives other clips.
@@ -142,9 +144,7 @@ class Worlds:
 
 def _stream(split: str) -> int:
     if split not in SPLITS:
-        raise UserError(
-            f"The worlds have no split '{split}'.{did_you_mean(str(split), SPLITS)} They have {', '.join(SPLITS)}."
-        )
+        raise UserError(f"The worlds have no split '{split}'.{did_you_mean(str(split), SPLITS)} They have {', '.join(SPLITS)}.")
     return SPLITS.index(split)
 
 

@@ -13,7 +13,9 @@ class Draw:
     """
 
     def __init__(self, *, seed: int, stream: int, index: int) -> None:
-        self._bits = np.random.Philox(key=[seed, stream], counter=[0, index, 0, 0])
+        # A plain list of a number beyond 2**63 and a small one would become doubles.
+        key, counter = np.array([seed, stream], dtype=np.uint64), np.array([0, index, 0, 0], dtype=np.uint64)
+        self._bits = np.random.Philox(key=key, counter=counter)
         self._pool: list[int] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:

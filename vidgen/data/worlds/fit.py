@@ -31,13 +31,14 @@ class Track:
     """The best motion: ``position`` (N, T, n, 2) in pixels at every frame, and, per object (N, n), what it started with.
 
     ``pace`` is the speed of which ``slowest`` and ``fastest`` are the family's bounds: that of the start for bounce and
-    occlude, sideways for gravity, along the circle for orbit. ``reach`` is the greatest step between two frames, in pixels.
+    occlude, sideways for gravity, along the circle for orbit. ``met`` says, of `collide`, whether any two discs did.
     """
 
     position: Array
     pace: Array
     slowest: float
     fastest: float
+    met: Flags | bool = True
 
     @property
     def reach(self) -> Array:
@@ -61,8 +62,11 @@ class Seen:
 
 
 def boxes(recipe: Recipe, shape: NDArray[np.int64], radius: Array) -> Array:
-    """Where centres may be, (..., 4) as `Recipe.box`, of objects of the recipe's shapes by number."""
-    reach = np.array([SHAPES[name] for name in recipe.shapes])[shape] * radius[..., None]
+    """Where centres may be, (..., 4) as `Recipe.box`, of objects of the recipe's shapes by number.
+
+    One that was seen larger than any of the world's has the largest's, which leaves it room between the walls.
+    """
+    reach = np.array([SHAPES[name] for name in recipe.shapes])[shape] * np.minimum(radius, recipe.radius[1])[..., None]
     side, up, down = np.moveaxis(reach, -1, 0)
     return np.stack([side, recipe.width - side, up, recipe.height - down], -1)
 
@@ -254,8 +258,7 @@ def _agent(recipe: Recipe, seen: Seen) -> Track:
 
 _DAMPING = 1e-3
 _DIFFERENCE = 1e-4
-
-
+_EXCHANGE = 1e-6  # of squared speed, far above rounding and far below any collision that a world draws
 _STRETCH = 4  # frames whose straight lines, reflected off the walls, a search for colliding discs starts from
 
 
@@ -263,18 +266,19 @@ def _collide(recipe: Recipe, seen: Seen, n: int) -> Track:
     """All objects of a clip at once, forwards and, as these laws do not know one from the other, backwards in time."""
     clips, frames = len(seen.position) // n, seen.position.shape[1]
     back = dataclasses.replace(seen, position=seen.position[:, ::-1], use=seen.use[:, ::-1])
-    ahead, cost, pace = _shoot(recipe, seen, n)
-    behind, back_cost, back_pace = _shoot(recipe, back, n)
+    ahead, cost, pace, met = _shoot(recipe, seen, n)
+    behind, back_cost, back_pace, back_met = _shoot(recipe, back, n)
     forwards = cost <= back_cost
     position = np.where(forwards[:, None, None, None], ahead, behind[:, ::-1]).transpose(0, 2, 1, 3)
     # The bound is on the clip's energy, because discs hand their speed to one another.
     share = recipe.speed[1] / math.sqrt(n)
     pace = np.where(forwards, pace, back_pace).repeat(n)
-    return Track(position.reshape(clips * n, frames, 2), pace, min(recipe.speed[0], share), share)
+    met = np.where(forwards, met, back_met)[:, None]
+    return Track(position.reshape(clips * n, frames, 2), pace, min(recipe.speed[0], share), share, met)
 
 
-def _shoot(recipe: Recipe, seen: Seen, n: int) -> tuple[Array, Array, Array]:
-    """Best positions (N, T, n, 2), their squared error (N,) and root mean square speed (N,), from the first frame on.
+def _shoot(recipe: Recipe, seen: Seen, n: int) -> tuple[Array, Array, Array, Flags]:
+    """Best positions (N, T, n, 2), their squared error, root mean square speed and whether discs met (N,), from the start on.
 
     Damped Gauss-Newton steps over a horizon that grows, so that each collision is met with what led to it known.
     """
@@ -282,16 +286,16 @@ def _shoot(recipe: Recipe, seen: Seen, n: int) -> tuple[Array, Array, Array]:
     target, use = (a.reshape(clips, n, frames, 2).transpose(0, 2, 1, 3) for a in (seen.position, seen.use))
     box, radius = seen.box.reshape(clips, n, 4), seen.radius.reshape(clips, n)
 
-    def motion(p: Array, rows: NDArray[np.int64], horizon: int) -> Array:
+    def motion(p: Array, rows: NDArray[np.int64], horizon: int) -> tuple[Array, Array]:
         at, v = p[:, : 2 * n].reshape(-1, n, 2), p[:, 2 * n :].reshape(-1, n, 2)
         low, high = box[rows][..., (0, 2)], box[rows][..., (1, 3)]
         # A start beyond a wall is its mirror image, lest the search stick to the wall.
         v = np.where((at < low) | (at > high), -v, v)
         at = np.clip(np.where(at < low, 2 * low - at, np.where(at > high, 2 * high - at, at)), low, high)
-        return laws.collide(at, v, radius[rows], recipe.height, recipe.width, horizon)[0]
+        return laws.collide(at, v, radius[rows], recipe.height, recipe.width, horizon)
 
     def error(p: Array, rows: NDArray[np.int64], horizon: int) -> Array:
-        miss = np.where(use[rows, :horizon], motion(p, rows, horizon) - target[rows, :horizon], 0.0)
+        miss = np.where(use[rows, :horizon], motion(p, rows, horizon)[0] - target[rows, :horizon], 0.0)
         return miss.reshape(len(p), -1)
 
     every = np.arange(clips)
@@ -301,7 +305,11 @@ def _shoot(recipe: Recipe, seen: Seen, n: int) -> tuple[Array, Array, Array]:
     for horizon in [*range(min(_STRETCH, frames), frames), frames, frames]:
         p = _newton(p, lambda q, rows, h=horizon: error(q, rows, h), every)  # type: ignore[misc]
     speed = np.sqrt((p[:, 2 * n :] ** 2).sum(-1) / n)
-    return motion(p, every, frames), (error(p, every, frames) ** 2).sum(-1), speed
+    position, velocity = motion(p, every, frames)
+    # Walls change no disc's speed, other discs do.
+    energy = (velocity**2).sum(-1)
+    met = (np.abs(energy - energy[:, :1]) > _EXCHANGE).any((1, 2))
+    return position, (error(p, every, frames) ** 2).sum(-1), speed, met
 
 
 def _newton(p: Array, error: Callable[[Array, NDArray[np.int64]], Array], rows: NDArray[np.int64]) -> Array:

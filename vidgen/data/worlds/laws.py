@@ -6,6 +6,8 @@ are the same on every IEEE machine.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,9 @@ Array = NDArray[np.float64]
 _REST = 0.01
 # A time that no clip reaches, yet finite, so that no speed times it is undefined.
 _NEVER = 1e18
+# Collisions between two frames, at most: only discs squeezed into a row between two walls, which no scene draws but a judge
+# may have to try, have more, and they have no end of them.
+_EVENTS = 100
 
 
 def ricochet(x: Array, v: Array, low: Array | float, high: Array | float, t: Array, keep: float = 1.0) -> tuple[Array, Array]:
@@ -69,6 +74,17 @@ def turn(u: float, frames: int) -> tuple[Array, Array]:
     return np.array(cosines), np.array(sines)
 
 
+def arctangent(u: float) -> float:
+    """The angle in radians whose tangent is ``u``, by + * / sqrt alone: it is halved until a series is short."""
+    halvings = 4
+    for _ in range(halvings):
+        u = u / (1.0 + math.sqrt(1.0 + u * u))
+    series = 0.0
+    for odd in range(19, 0, -2):
+        series = 1.0 / odd - u * u * series
+    return 2.0**halvings * u * series
+
+
 def moves(actions: NDArray[np.int64], step: float) -> Array:
     """What ``actions`` (..., T) ask for, (..., T, 2) in pixels along x and y, ``step`` at a time."""
     right, left, down, up = (np.where(actions == number, step, 0.0) for number in (2, 1, 4, 3))
@@ -89,7 +105,8 @@ def steer(x: Array, low: Array | float, high: Array | float, push: Array) -> Arr
 def collide(position: Array, velocity: Array, radius: Array, height: int, width: int, frames: int) -> tuple[Array, Array]:
     """Discs of equal mass that bounce off the frame and off one another without loss, from event to event.
 
-    ``position`` and ``velocity`` are (B, n, 2), ``radius`` (B, n). Returns both at every frame, (B, frames, n, 2).
+    ``position`` and ``velocity`` are (B, n, 2), ``radius`` (B, n). Returns both at every frame, (B, frames, n, 2). Discs
+    that jam between two walls stay where they are until the next frame.
     """
     p, v = position.copy(), velocity.copy()
     low = np.stack([radius, radius], -1)
@@ -99,7 +116,9 @@ def collide(position: Array, velocity: Array, radius: Array, height: int, width:
     positions, velocities = [p.copy()], [v.copy()]
     for _ in range(frames - 1):
         left = np.ones(len(p))
-        while (left > 0.0).any():
+        for _ in range(_EVENTS):
+            if not (left > 0.0).any():
+                break
             walls = _wall_times(p, v, low, high)
             pairs = _pair_times(p[:, first] - p[:, second], v[:, first] - v[:, second], touch)
             soonest = np.minimum(walls.min(axis=(1, 2)), pairs.min(axis=1, initial=np.inf))

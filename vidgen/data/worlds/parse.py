@@ -131,11 +131,12 @@ def _parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
     seen = math.pi * radius**2 >= least
     position = np.where(seen[..., None], position, np.nan)
     full = np.quantile(radius, 0.8, axis=1)
-    walled = _walled(position, full, wall, recipe)
-    meets = _meets(position, full, recipe)
-    clear = seen & ~walled & ~meets
-    full = np.where(clear.any(1), np.nanmedian(np.where(clear | ~clear.any(1, keepdims=True), radius, np.nan), 1), full)
-    best = np.where(clear[..., None], shape_misfit, 0.0).sum(1).argmin(-1)
+    side, reach = full * recipe.widest, full * recipe.reach / recipe.radius[1]
+    for _ in range(2):  # first whatever the shapes, then with those found
+        walled, meets = _walled(position, side, wall), _meets(position, reach)
+        full, best = _outlines(radius, shape_misfit, seen, seen & ~walled & ~meets)
+        reaches = np.array([SHAPES[name] for name in recipe.shapes])[best]
+        side, reach = full * reaches[..., 0], full * reaches.max(-1)
     position, trusted = _uncover(position, radius, full, best, wall, walled, recipe)
     whole = radius >= math.sqrt(WHOLE) * full[:, None]
     return Parsed(
@@ -229,21 +230,28 @@ def _leftovers(pixels: _Pixels, position: Array, radius: Array) -> tuple[Array, 
     return fringe.reshape(clips, frames, n), lost.reshape(clips, frames)
 
 
-def _walled(position: Array, full: Array, wall: NDArray[np.int64], recipe: Recipe) -> Flags:
-    """Whether each object, at its full radius (N, n), comes within half a pixel of the wall."""
-    close, x = (full * recipe.widest)[:, None] + 0.5, position[..., 0]
+def _outlines(radius: Array, misfit: Array, seen: Flags, clear: Flags) -> tuple[Array, NDArray[np.int64]]:
+    """Radius and shape (N, n) of each object over the frames in which it is clear; without any, where a shape fits it best."""
+    least = np.where(seen, misfit.min(-1), np.inf)
+    use = np.where(clear.any(1, keepdims=True), clear, least <= least.min(1, keepdims=True))
+    full = np.nanmedian(np.where(use, radius, np.nan), 1)
+    return full, np.where(use[..., None], misfit, 0.0).sum(1).argmin(-1)
+
+
+def _walled(position: Array, side: Array, wall: NDArray[np.int64]) -> Flags:
+    """Whether each object, which reaches ``side`` (N, n) pixels sideways, comes within half a pixel of the wall."""
+    close, x = side[:, None] + 0.5, position[..., 0]
     left, right = wall[:, :1, None], wall[:, 1:, None]
     return (right > left) & (x + close > left) & (x - close < right)
 
 
-def _meets(position: Array, full: Array, recipe: Recipe) -> Flags:
-    """Whether each object, at its full radius (N, n), comes within a pixel of another."""
-    reach = (full * recipe.reach / recipe.radius[1])[:, None]
+def _meets(position: Array, reach: Array) -> Flags:
+    """Whether each object, which reaches ``reach`` (N, n) pixels from its centroid, comes within a pixel of another."""
     meets = np.zeros(position.shape[:3], dtype=bool)
     for i in range(position.shape[2]):
         for j in range(i):
             gap = np.hypot(*np.moveaxis(position[:, :, i] - position[:, :, j], -1, 0))
-            near = gap < reach[..., i] + reach[..., j] + 1.0
+            near = gap < reach[:, None, i] + reach[:, None, j] + 1.0
             meets[..., i] |= near
             meets[..., j] |= near
     return meets

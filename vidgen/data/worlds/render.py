@@ -11,6 +11,8 @@ from vidgen.data.worlds.laws import Array
 from vidgen.data.worlds.recipe import COLORS, GROUND, SHAPES, WALL
 from vidgen.data.worlds.scenes import Scene
 
+_GRAINS = 2.0**24  # of a pixel's coverage, when coverage is added up
+
 
 def distance(shape: str, dx: Array, dy: Array, radius: Array | float) -> Array:
     """Signed distance in pixels (inside negative) from the outline of ``shape`` at (dx, dy) from its centroid.
@@ -83,11 +85,15 @@ def _window(scene: Scene, k: int, height: int, width: int) -> tuple[Array, list[
 
 
 def _shares(covers: Array, wall: tuple[int, int]) -> Array:
-    """Visible share of each object (n, T, H, W) of coverage, under the objects after it and the wall."""
+    """Visible share of each object (n, T, H, W) of coverage, under the objects after it and the wall.
+
+    Sums are of whole numbers, so that their order, which machines choose for themselves, does not matter.
+    """
     free = np.ones(covers.shape[1:])
     free[:, :, wall[0] : wall[1]] = 0.0
     shares = np.empty((covers.shape[1], len(covers)))
     for k in range(len(covers) - 1, -1, -1):
-        shares[:, k] = (covers[k] * free).sum((1, 2)) / covers[k].sum((1, 2))
+        shown, whole = (np.rint(cover * _GRAINS).sum((1, 2)) for cover in (covers[k] * free, covers[k]))
+        shares[:, k] = shown / whole
         free *= 1.0 - covers[k]
     return shares

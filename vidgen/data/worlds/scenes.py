@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -24,8 +25,8 @@ from vidgen.data.worlds.recipe import (
     Recipe,
 )
 
-# Scenes are drawn anew, at most this often, until every object is clear of the others in half of the frames (and, where
-# discs collide, until they do): a scene whose objects cover each other throughout shows neither them nor their law.
+# Scenes are drawn anew, at most this often, until every object is clear of the others in half of the frames: a scene whose
+# objects cover each other throughout shows neither them nor their law. Discs that collide never cover each other.
 _TRIES = 64
 
 
@@ -59,7 +60,7 @@ def draw_scene(recipe: Recipe, family: str, draw: Draw) -> Scene:
     wall = _wall(recipe, cast, draw) if family == "occlude" else (0, 0)
     for _ in range(_TRIES):
         position, velocity, actions = _MOTIONS[family](recipe, cast, draw, wall)
-        if _shows(cast, family, position, velocity):
+        if family == "collide" or _shows(cast, position):
             break
     return Scene(family, cast, position, velocity, actions, wall)
 
@@ -83,10 +84,8 @@ def _wall(recipe: Recipe, cast: Cast, draw: Draw) -> tuple[int, int]:
     return left, left + recipe.wall
 
 
-def _shows(cast: Cast, family: str, position: Array, velocity: Array) -> bool:
+def _shows(cast: Cast, position: Array) -> bool:
     n = len(cast.radii)
-    if n == 1:
-        return True
     reach = [r * max(SHAPES[s]) for r, s in zip(cast.radii, cast.shapes, strict=True)]
     frames = len(position)
     covered = np.zeros((frames, n), dtype=bool)
@@ -96,9 +95,6 @@ def _shows(cast: Cast, family: str, position: Array, velocity: Array) -> bool:
             near = dx * dx + dy * dy < (reach[i] + reach[j] + 1.0) * (reach[i] + reach[j] + 1.0)
             covered[:, i] |= near
             covered[:, j] |= near
-    if family == "collide":
-        energy = (velocity[..., 0] * velocity[..., 0] + velocity[..., 1] * velocity[..., 1])[:, 0]
-        return frames < 3 or bool((np.abs(energy - energy[0]) > 1e-6).any())
     return not covered[0].any() and bool((covered.sum(0) * 2 <= frames).all())
 
 
@@ -172,7 +168,7 @@ def _orbit(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> Mot
     a, b = draw.direction()
     cosine, sine = laws.turn(u, recipe.frames)
     sine = sense * sine
-    rate = sense * 2.0 * math.atan(u)
+    rate = sense * 2.0 * laws.arctangent(u)
     c, s = _SPOKES[n]
     paths = []
     for _ in range(n):
@@ -196,15 +192,36 @@ _SPOKES = {
 
 
 def _collide(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> Motion:
+    """A motion both ways in time from an instant in which two discs touch: in a wide frame, chance brings few together."""
     # Were all the energy to end in one disc, it would still be no faster than the greatest speed.
-    share = 1.0 / math.sqrt(len(cast.radii))
-    position, velocity = np.array([_starts(recipe, cast, draw)]), np.empty((1, len(cast.radii), 2))
-    for k in range(len(cast.radii)):
-        speed = draw.uniform(min(recipe.speed[0], recipe.speed[1] * share), recipe.speed[1] * share)
-        a, b = draw.direction()
-        velocity[0, k] = speed * a, speed * b
-    p, v = laws.collide(position, velocity, np.array([cast.radii]), recipe.height, recipe.width, recipe.frames)
-    return p[0], v[0], _noop(recipe)
+    n, fastest = len(cast.radii), recipe.speed[1] / math.sqrt(len(cast.radii))
+    speeds = [draw.uniform(min(recipe.speed[0], fastest), fastest) for _ in range(n)]
+    position = np.array(_starts(recipe, cast, draw))
+    velocity = np.array([(speed * a, speed * b) for speed, (a, b) in ((speed, draw.direction()) for speed in speeds)])
+    # The nearest two meet, so that no third is between them, each at 53 degrees to the line between them at most.
+    i, j = min(itertools.combinations(range(n), 2), key=lambda pair: _length(position[pair[1]] - position[pair[0]]))
+    x, y = (position[j] - position[i]) / _length(position[j] - position[i])
+    position[j] = position[i] + 2 * cast.radii[i] * np.array([x, y])
+    for k, toward in ((i, 1.0), (j, -1.0)):
+        a, b = draw.direction(0.5)
+        a = toward * abs(a)
+        velocity[k] = speeds[k] * (a * x - b * y), speeds[k] * (a * y + b * x)
+
+    def run(p: Array, v: Array, frames: int) -> tuple[Array, Array]:
+        p, v = laws.collide(p[None], v[None], np.array([cast.radii]), recipe.height, recipe.width, frames)
+        return p[0], v[0]
+
+    # They touch in the middle half of the clip, at some time before the frame after ``frame``.
+    frame, early = recipe.frames // 4, 1.0 - draw.uniform()
+    frame += draw.integer(max(recipe.frames - 1 - 2 * frame, 1))
+    p, v = run(position, -early * velocity, 2)
+    back, forth = run(p[1], v[1] / early, frame + 1), run(p[1], -v[1] / early, recipe.frames - frame)
+    path = np.concatenate([back[0][:0:-1], forth[0]])
+    return path, np.concatenate([-back[1][:0:-1], forth[1]]), _noop(recipe)
+
+
+def _length(vector: Array) -> float:
+    return math.sqrt(vector[0] * vector[0] + vector[1] * vector[1])
 
 
 def _occlude(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> Motion:
