@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from vidgen import UserError, config, registry
+from vidgen import LatentSpec, UserError, config, hub, registry
+from vidgen.cli import mistakes
 from vidgen.cli.compose import compose
+from vidgen.training import precision
+from vidgen.training.optim import build_optimizer, schedule
 
 RECIPES = [(group, name) for group in config.GROUPS.values() for name in config.preset_names(group)]
 EVERY_GROUP = sorted({str(path.parent.relative_to(config.config_dir())) for path in config.config_dir().glob("*/**/*.yaml")})
@@ -176,3 +182,73 @@ def test_unknown_names_and_options_are_told(group: str, name: str, overrides: di
         config.load(group, name, overrides)
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
+
+
+# Presets at the size of their papers: parameters as published, built where nothing is allocated
+
+PUBLISHED = {"dit_s": 33, "dit_b": 130, "dit_l": 458, "dit_xl": 675}
+"""Millions of parameters: Peebles and Xie (2022), table 4, for four latent channels and a thousand classes."""
+
+
+@pytest.fixture
+def image_space() -> Any:
+    """A latent space of four channels and no weights, like that of the papers' image autoencoder."""
+    return SimpleNamespace(spec=LatentSpec(channels=4, stride=(1, 8, 8), causal=True), h_channels=4)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_dit_has_the_published_size(name: str, image_space: Any) -> None:
+    with torch.device("meta"):
+        generator = hub.build_generator(config.load("generator", name), space=image_space, num_classes=1000)
+    assert sum(weight.numel() for weight in generator.parameters()) == pytest.approx(PUBLISHED[name] * 1e6, rel=0.01)
+
+
+def test_dit_is_trained_as_published() -> None:
+    """The sizes differ in nothing but size, and the training is that of the paper."""
+    recipes = [config.load("generator", name) for name in PUBLISHED]
+    rest = [{key: recipe[key] for key in recipe if key not in ("width", "depth", "heads")} for recipe in recipes]
+    assert all(one == rest[0] for one in rest)
+    published = {"batch_size": 256, "optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.0, "warmup": 0, "ema": 0.9999}
+    training = rest[0]["training"]
+    assert published.items() <= training.items()
+    first, last = (
+        schedule(step, steps=training["steps"], warmup=0, decay=training["decay"]) for step in (0, training["steps"] - 1)
+    )
+    assert first == last == 1.0
+    assert rest[0]["patch"] == [1, 2, 2]
+
+
+def test_magvit2_is_of_the_published_shape() -> None:
+    """Seventeen frames of 128x128 are 5x16x16 tokens of 2^18 codes."""
+    with torch.device("meta"):
+        tokenizer = hub.build_tokenizer(config.load("tokenizer", "lfq_magvit2"))
+    assert tokenizer.spec.grid((17, 128, 128)) == (5, 16, 16)
+    assert tokenizer.spec.vocab_size == 2**18
+    assert tokenizer.backbone.encoder.head[-1].out_features == 18
+
+
+def test_every_null_option_has_a_type() -> None:
+    """Else any value would be taken for it; but for a label, which is a name or a number."""
+
+    def nulls(values: Any, where: str = "") -> Iterator[str]:
+        for key, value in values.items():
+            full = f"{where}.{key}".lstrip(".")
+            if isinstance(value, dict):
+                yield from nulls(value, full)
+            elif value is None and full != "choices.experiment":
+                yield full
+
+    found = {key for command in ("fit", "eval", "sample") for key in nulls(compose(command, []))}
+    for group, name in RECIPES:
+        found |= set(nulls(config.load(group, name), group.replace("/", ".")))
+    assert found - set(config.NULLABLE) == {"label"}
+    assert set(config.NULLABLE) <= found
+
+
+def test_choices_are_those_of_whoever_takes_them() -> None:
+    """The command line knows the words without importing torch; they are held here against those who do."""
+    assert mistakes.CHOICES["precision"] == precision.CHOICES
+    for optimizer in mistakes.CHOICES["optimizer"]:
+        settings = {"lr": 1.0, "muon_lr": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9)}
+        assert optimizer in type(build_optimizer(torch.nn.Linear(2, 2), optimizer=optimizer, **settings)).__name__.lower()
+    assert list(mistakes.CHOICES["logger.name"]) == list(config.preset_names("logger"))

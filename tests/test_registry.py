@@ -38,9 +38,15 @@ def test_listing_imports_no_part_and_no_torch(python: Callable[[str], CompletedP
 
 
 def test_helper_files_are_no_parts() -> None:
+    """A part is a file with a class of its own name; ``space.py`` and ``data/batches.py`` are no words of the command line."""
     assert "space" in registry.files("tokenizers")
     with pytest.raises(UserError, match="There is no tokenizer called 'space'"):
         registry.find("tokenizers", "space")
+    for kind in registry.KINDS:
+        group = config.GROUPS.get(kind)
+        parts = {config.load(group, name)["name"] for name in vidgen.names(kind)} if group else set(vidgen.names(kind))
+        assert parts == set(registry.parts(kind))
+        assert all(isinstance(registry.find(kind, part), type) for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,20 @@ def test_the_library_needs_neither_lightning_nor_hydra(python: Callable[[str], C
     assert done.stdout.split("\n")[:3] == ["False", "True", "(2, 3, 5, 16, 16)"], done.stderr
 
 
-def test_importing_vidgen_imports_no_torch(python: Callable[[str], CompletedProcess[str]]) -> None:
-    done = python("import sys, vidgen; print([m for m in ('torch', 'numpy', 'yaml', 'importlib.metadata') if m in sys.modules])")
-    assert done.stdout == "[]\n"
+def test_importing_vidgen_imports_no_torch_and_takes_no_time(python: Callable[[str], CompletedProcess[str]]) -> None:
+    """Under 0.2 s of the processor's time, that of starting Python included; a busy machine may need a second try."""
+    program = """
+import sys, time, vidgen
+print([module for module in ("torch", "numpy", "yaml", "importlib.metadata") if module in sys.modules], time.process_time())
+"""
+    seconds = []
+    for _ in range(3):
+        heavy, _, taken = python(program).stdout.rpartition(" ")
+        assert heavy == "[]"
+        seconds.append(float(taken))
+        if seconds[-1] < 0.2:
+            break
+    assert min(seconds) < 0.2
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -64,7 +64,7 @@ def find_run(root: Path, fingerprint: str, resume: str) -> Run | None:
     if resume == "never":
         return None
     if resume != "auto":
-        return _named_run(Path(resume), fingerprint)
+        return _named_run(Path(follow(resume)), fingerprint)
     for path in sorted(run_folders(root), key=lambda path: (path / STATE).stat().st_mtime, reverse=True):
         state = json.loads((path / STATE).read_text())
         if state.get("fingerprint") == fingerprint and state["status"] != "finished" and (lock := _lock(path)):
@@ -77,8 +77,16 @@ def run_folders(root: Path) -> list[Path]:
     return [file.parent for file in root.glob(f"*/{STATE}") if not file.parent.is_symlink()]
 
 
+def follow(path: str) -> str:
+    """The folder that ``path`` leads to now: ``runs/latest`` is another one with every run."""
+    given = Path(path)
+    real = given.resolve()
+    if real == given.absolute():
+        return path
+    return str(real) if given.is_absolute() else os.path.relpath(real)
+
+
 def _named_run(path: Path, fingerprint: str) -> Run:
-    path = path.parent / path.readlink() if path.is_symlink() else path
     if not (path / STATE).is_file():
         raise UserError(f"resume={path} is not the folder of a run; give one that 'vidgen fit' made, or resume=auto.")
     state = json.loads((path / STATE).read_text())

@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from vidgen import __version__
 from vidgen.errors import UserError
+from vidgen.runs import check_writable, cpu_name
 
 
 class Finding(NamedTuple):
@@ -41,10 +41,10 @@ CODECS = {"decoder H.264": "h264", "decoder H.265": "hevc", "decoder AV1": "libd
 LOW_DISK_GB = 5
 
 WEIGHTS = {
-    "FVD": "i3d_torchscript.pt (the I3D network of the published figures, trained on Kinetics-400)",
-    "LPIPS": "alexnet-owt-7be5be79.pth (torchvision's AlexNet; torchmetrics brings the linear heads)",
+    "FVD": ("i3d_torchscript.pt", "the I3D network of the published figures, trained on Kinetics-400"),
+    "LPIPS": ("alexnet-owt-7be5be79.pth", "torchvision's AlexNet"),
 }
-"""Files that metrics to come will ask for. No metric of this version needs any."""
+"""Files, looked for where torch keeps downloads, of metrics to come; no metric of this version needs any."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -70,8 +70,7 @@ def examine() -> Iterator[Finding]:
     yield from _video()
     yield compiler()
     yield _disk()
-    for metric, file in WEIGHTS.items():
-        yield Finding("hint", f"weights for {metric}", f"not part of this version; it will need {file}")
+    yield from _weights()
 
 
 def _packages() -> Iterator[Finding]:
@@ -92,7 +91,7 @@ def _devices() -> Iterator[Finding]:
     from vidgen.training import precision
 
     cpu = torch.device("cpu")
-    yield Finding("ok", "CPU", f"{_cpu_model()}, {_cores()} cores; trains in {precision.choose('auto', cpu)}")
+    yield Finding("ok", "CPU", f"{cpu_name()}, {_cores()} cores; trains in {precision.choose('auto', cpu)}")
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         yield Finding("ok", f"GPU {index}", f"{device.name}, {device.total_memory / 2**30:.0f} GiB")
@@ -103,12 +102,6 @@ def _devices() -> Iterator[Finding]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _video() -> Iterator[Finding]:
@@ -137,13 +130,22 @@ def compiler() -> Finding:
 
 
 def _disk() -> Finding:
-    """Whether runs can be written here, tried in ``runs`` or where it would be made."""
-    folder = Path("runs") if Path("runs").is_dir() else Path()
-    where = str(Path.cwd() / "runs")
-    free = shutil.disk_usage(folder).free / 1e9
+    """Whether runs can be written here."""
+    folder = Path("runs")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Finding("missing", "runs folder", f"{where} cannot be written ({error.strerror}); use runs=FOLDER")
-    return Finding("ok" if free > LOW_DISK_GB else "hint", "runs folder", f"{where}, {free:.0f} GB free")
+        check_writable(folder, "runs")
+    except (UserError, OSError) as error:
+        return Finding("missing", "runs folder", str(error))
+    free = shutil.disk_usage(folder if folder.exists() else Path()).free / 1e9
+    return Finding("ok" if free > LOW_DISK_GB else "hint", "runs folder", f"{Path.cwd() / folder}, {free:.0f} GB free")
+
+
+def _weights() -> Iterator[Finding]:
+    try:
+        from torch.hub import get_dir
+    except ImportError:
+        return  # said already
+    for metric, (name, what) in WEIGHTS.items():
+        file = Path(get_dir()) / "checkpoints" / name
+        state, where = ("ok", str(file)) if file.is_file() else ("hint", f"{file} is not there: {what}")
+        yield Finding(state, f"weights for {metric}", f"{where}; this version has no {metric} yet")

@@ -16,7 +16,7 @@ from vidgen.cli.evaluate import Evaluation
 from vidgen.errors import UserError
 from vidgen.evaluation.report import write_report
 from vidgen.registry import build
-from vidgen.runs import write_yaml
+from vidgen.runs import check_writable, write_yaml
 from vidgen.training.precision import choose
 
 
@@ -26,18 +26,20 @@ def run(config: dict[str, Any]) -> None:
     source = Path(config["run"])
     if not (source / "config.yaml").is_file():
         raise UserError(f"run={source} is not the folder of a run; give one that 'vidgen fit' made, such as runs/latest.")
-    fitted = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
+    folder = _own_folder(source, config["out"])
     device = choose_device(config["accelerator"])
     model = hub.load(source, device)
-    folder = source / config["out"]
+    fitted = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
+    data = build("data", fitted["data"])
+    precision = choose(config["precision"], device)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     evaluation = Evaluation(
         folder=folder,
         model=model,
-        data=build("data", fitted["data"]),
+        data=data,
         options=config["evaluation"],
-        precision=choose(config["precision"], device),
+        precision=precision,
         seed=config["seed"],
         console=console,
         since=time.monotonic(),
@@ -47,3 +49,20 @@ def run(config: dict[str, Any]) -> None:
     if model.generator is not None:
         evaluation.samples(*evaluation.draw(), fitted["generator"]["training"]["steps"])
     console.print(f"Open the report:\n  {write_report(folder)}", highlight=False)
+
+
+def _own_folder(run: Path, out: str) -> Path:
+    """The folder ``out`` in the run: a new one, or that of an earlier evaluation, which is replaced.
+
+    Raises:
+        UserError: where it is anything else, for what lies there would be lost, or cannot be written.
+    """
+    folder = run / out
+    inside = folder.resolve().parent == run.resolve()
+    free = not folder.exists() or (folder.is_dir() and ((folder / "config.yaml").exists() or not any(folder.iterdir())))
+    if not inside or not free:
+        raise UserError(
+            f"out={out} is not a new folder in {run}, nor that of an earlier evaluation; give another name, such as out=eval."
+        )
+    check_writable(folder, "out")
+    return folder

@@ -112,7 +112,8 @@ class Fit:
             done = "tokenizer" in self.folder.state
             self.tokenizer.load_state_dict(hub.load(self.path if done else source).tokenizer.state_dict())
             if source != "trained":
-                self._say("tokenizer", f"taken from {source} (reuse=never trains it again)")
+                again = "" if self.plan.given else " (reuse=never trains it again)"
+                self._say("tokenizer", f"taken from {source}{again}")
         self.tokenizer.to(self.device).eval().requires_grad_(False)
         self._save()
         self.folder.update(tokenizer=source)

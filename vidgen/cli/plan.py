@@ -21,7 +21,7 @@ from vidgen.errors import UserError
 from vidgen.latents import Condition
 from vidgen.registry import build
 from vidgen.routes import route
-from vidgen.runs import check_writable, find_run, run_folders
+from vidgen.runs import check_writable, find_run, follow, run_folders
 from vidgen.samplers.noise import key
 from vidgen.training import loop
 from vidgen.training.precision import choose
@@ -62,6 +62,9 @@ class Plan:
             _check_compiler()
         stages = ("tokenizer",) if config["stage"] == "tokenizer" else ("tokenizer", "generator")
         self.names = {part: config["choices"][part] for part in stages}
+        for options, name in ((config, "init"), (config["tokenizer"], "from")):
+            if options[name] and not options[name].startswith(hub.HUB):
+                options[name] = follow(options[name])
         self.init = hub.load(config["init"]) if config["init"] else None
         self.given = self._given()
         self.tokenizer = self.fresh_tokenizer()

@@ -14,6 +14,7 @@ from vidgen.cli.progress import Stage
 from vidgen.data.batches import to_pixels
 from vidgen.errors import UserError
 from vidgen.evaluation.pictures import save_clips
+from vidgen.runs import check_writable
 from vidgen.training.precision import choose
 from vidgen.viz import write_mp4
 
@@ -22,17 +23,16 @@ def run(config: dict[str, Any]) -> None:
     """Draws ``num`` samples of ``run`` and writes a grid, a contact sheet, every clip by itself, and the exact pixels."""
     console = Console(soft_wrap=True)
     device = choose_device(config["accelerator"])
-    precision = choose(config["precision"], device)
     model = hub.load(config["run"], device)
+    home = Path() if config["run"].startswith(hub.HUB) else hub.resolve(config["run"]).parent
+    out = Path(config["out"] or home / "drawn" / _name(config))
+    check_writable(out, "out")
     shape = tuple(config["shape"] or model.config["shape"])
     if len(shape) != 3:
-        raise UserError(f"shape={list(shape)} is not [frames, height, width]; leave it out for the size of training.")
+        raise UserError(f"shape={list(shape)} is not [frames,height,width]; leave it out for the size of training.")
     model.tokenizer.spec.grid(shape)
-    label = config["label"]
-    if isinstance(label, str) and label.isdecimal():
-        label = int(label)
-    out = Path(config["out"] or Path(hub.resolve(config["run"])).parent / "drawn" / _name(config))
-    out.mkdir(parents=True, exist_ok=True)
+    label = _label(config["label"], model.class_names)
+    precision = choose(config["precision"], device)
     drawn: list[np.ndarray] = []
     with Stage(console, "sampling", config["num"], unit="sample") as stage:
         for first in range(0, config["num"], config["batch_size"]):
@@ -51,6 +51,7 @@ def run(config: dict[str, Any]) -> None:
             drawn.append(to_pixels(video))
             stage.update(first + count)
     pixels = np.concatenate(drawn)
+    out.mkdir(parents=True, exist_ok=True)
     np.save(out / "samples.npy", pixels)
     save_clips(out, "grid", pixels, title="Samples", caption=f"label {label}, seed {config['seed']}", fps=config["fps"])
     scale = max(1, 256 // pixels.shape[3])
@@ -62,3 +63,8 @@ def run(config: dict[str, Any]) -> None:
 def _name(config: dict[str, Any]) -> str:
     label = "any" if config["label"] is None else config["label"]
     return f"{label}-seed{config['seed']}"
+
+
+def _label(value: Any, names: tuple[str, ...]) -> int | str | None:
+    """A label as typed: a class's name before an index, for classes may be called by numbers."""
+    return value if value is None or (type(value) is int and str(value) not in names) else str(value)
