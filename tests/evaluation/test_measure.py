@@ -143,6 +143,22 @@ def test_samples_are_judged_in_all_and_by_label():
     assert values["samples/appearance_legal"] == (1, 8)
 
 
+def test_what_failed_is_counted_by_its_reason():
+    pixels, labels = clips_of(WORLD, 8)
+    spoilt = pixels.copy()
+    spoilt[0] = spoilt[0, :1]  # frozen
+    spoilt[1:3] = 128  # empty
+    values = {one.name: one.value for one in measure_samples(spoilt, labels, WORLD, WORLD.class_names)}
+    failed = {name: value for name, value in values.items() if name.startswith("samples/failed")}
+    assert failed["samples/failed"] == 3 / 8
+    parts = [value for name, value in failed.items() if name != "samples/failed"]
+    assert sum(parts) == pytest.approx(3 / 8)
+    assert parts[0] == max(parts) == 2 / 8
+    assert failed["samples/failed/frozen,_too_slow_or_too_fast"] == 1 / 8
+    clean = {one.name for one in measure_samples(pixels, labels, WORLD, WORLD.class_names)}
+    assert not [name for name in clean if name.startswith("samples/failed/")]
+
+
 def test_samples_of_an_agent_without_its_actions_are_left_out():
     world = Worlds(frames=9, height=24, width=24, radius=(4.0, 4.5), families=("agent", "bounce"))
     pixels, labels = clips_of(world, 8)

@@ -139,7 +139,7 @@ def test_what_the_judge_says_is_what_has_a_meaning():
     from vidgen.metrics.legality import Verdicts
 
     two_clips = {field.name: np.ones(2) for field in dataclasses.fields(Verdicts)}
-    assert set(Verdicts(**two_clips).summary()) == set(JUDGED)
+    assert set(Verdicts(**two_clips).summary()) == set(JUDGED) - {"failed"}  # which measure.py counts
 
 
 def test_what_a_codebook_says_has_a_meaning():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class Decoder(nn.Module):
         super().__init__()
         width = widths[-1]
         self.stem = nn.Sequential(SpatialConv(code, width), TemporalConv(width, width))
-        self.stages = nn.ModuleList()
+        self.stages: Any = nn.ModuleList()
         for stage in reversed(range(len(widths))):
             blocks = nn.Sequential(
                 *[ResidualBlock(width if i == 0 else widths[stage], widths[stage]) for i in range(depths[stage])]
@@ -196,7 +197,7 @@ class Causal3D(nn.Module):
         if not len(widths) == len(encoder_depths) == len(decoder_depths) == len(strides) + 1:
             raise UserError(
                 f"The causal3d backbone has {len(widths)} widths, {len(encoder_depths)} encoder_depths, {len(decoder_depths)} "
-                f"decoder_depths and {len(strides)} strides; give each of the first three one entry a stage, and strides one fewer."
+                f"decoder_depths and {len(strides)} strides; give the first three an entry for each stage, and strides one fewer."
             )
         self.patch = patch
         self.stride: Stride = tuple(patch[axis] * prod(stride[axis] for stride in strides) for axis in range(3))  # type: ignore[assignment]

@@ -71,7 +71,7 @@ class ClipBatches(IterableDataset):
 def collate(clips: list[dict[str, Any]]) -> dict[str, Tensor]:
     """Clips as one batch: uint8 video (B, T, H, W, 3), labels (B,), and the actions (B, T) of data that has them."""
     names = [name for name in ("video", "actions") if name in clips[0]]
-    batch = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in names}
+    batch: dict[str, Tensor] = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in names}
     return {**batch, "label": torch.tensor([clip["label"] for clip in clips])}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook import CodebookUsage
-from vidgen.metrics.legality import MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts
+from vidgen.metrics.legality import MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts, wilson
 from vidgen.metrics.reconstruction import PSNR, SSIM, SSIM_WINDOW, RegionPSNR, foreground
 from vidgen.protocols import Data
 from vidgen.registry import build
@@ -74,7 +75,7 @@ class Judge:
         """The figures of all clips, or of those ``chosen``, named ``subject/measure`` with ``suffix``."""
         if not self.verdicts:
             return []
-        summary = Verdicts.cat(self.verdicts)[chosen].summary()
+        verdicts = Verdicts.cat(self.verdicts)[chosen]
         return [
             Result(
                 name=f"{self.subject}/{name}{suffix}",
@@ -83,7 +84,25 @@ class Judge:
                 interval=one.interval,
                 protocol=JUDGE_RULES.get(name, "mean over clips"),
             )
-            for name, one in summary.items()
+            for name, one in verdicts.summary().items()
+        ]
+
+    def failures(self) -> list[Result]:
+        """The share of clips that are not legal, in all and by the first thing that failed, the most frequent first."""
+        if not self.verdicts:
+            return []
+        reasons = Verdicts.cat(self.verdicts).reason
+        counts = Counter(reason for reason in reasons if reason)
+        failed = {"": sum(counts.values())} | {f"/{reason.replace(' ', '_')}": count for reason, count in counts.most_common()}
+        return [
+            Result(
+                name=f"{self.subject}/failed{suffix}",
+                value=count / len(reasons),
+                n=len(reasons),
+                interval=wilson(count, len(reasons)),
+                protocol="the first thing that failed" if suffix else "in appearance or by law",
+            )
+            for suffix, count in failed.items()
         ]
 
 
@@ -161,7 +180,8 @@ def measure_tokenizer(
     rate = tokenizer.spec.bits_per_pixel(data.shape)
     if rate is not None:
         found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol=RATE_RULE))
-    found.results += originals.results() + again.results()
+    for judge in (originals, again):
+        found.results += judge.results() + judge.failures()
     return found
 
 
@@ -200,7 +220,7 @@ def measure_samples(pixels: np.ndarray, labels: np.ndarray, data: Data, class_na
         return []
     judge = Judge(data, "samples")
     judge.update(pixels, labels, None)
-    found = judge.results()
+    found = judge.results() + judge.failures()
     for index, name in enumerate(names):
         if (labels == index).any():
             found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]

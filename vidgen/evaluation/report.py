@@ -232,15 +232,17 @@ def _judged(results: list[Row]) -> list[Judged]:
     compared = _compared(results)
     table = []
     for what in sorted({name.partition("/")[0] for name in compared}, key=lambda name: (_place(order, name), name)):
-        narrowed = [name for name in sorted(compared) if name.startswith(f"{what}/")]
         cells = [_figure_of(latest.get(f"{subject}/{what}")) for subject in SUBJECTS]
-        classes = [
-            [(name.partition("/")[2], _figure(latest[f"{subject}/{name}"])) for name in narrowed if f"{subject}/{name}" in latest]
-            for subject in SUBJECTS
-        ]
+        classes = [_classes(latest, f"{subject}/{what}/") for subject in SUBJECTS]
         known = [figure for figure in cells if figure] or [figure for found in classes for _, figure in found]
         table.append(Judged(what=known[0], cells=cells, classes=classes, verdict=what in VERDICTS))
     return table
+
+
+def _classes(latest: Mapping[str, Row], name: str) -> list[tuple[str, Figure]]:
+    """The figures that narrow ``name``, in the order in which they were measured."""
+    narrowed = {row.name.removeprefix(name).replace("_", " "): row for row in latest.values() if row.name.startswith(name)}
+    return [(words, _figure(row)) for words, row in narrowed.items()]
 
 
 def _figure_of(row: Row | None) -> Figure | None:

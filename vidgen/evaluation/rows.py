@@ -215,6 +215,7 @@ JUDGED = {
         "higher",
         "Clips that move by their label's law within the stated tolerance, neither frozen nor jumping.",
     ),
+    "failed": Measure("Failed", "%", "lower", "Clips that are not legal on both counts, by the first thing that failed."),
     "parse_rate": Measure("Readable", "%", "higher", "Clips sharp enough to be judged: nine frames of ten could be read."),
     "presence": Measure("Presence", "%", "higher", "Objects there in the frames that should show them."),
     "count_correct": Measure("Count correct", "%", "higher", "Clips with the right number of objects in every frame."),

@@ -17,8 +17,9 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, width: int, *, frequencies: int = 128) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
-        for layer in (self.mlp[0], self.mlp[2]):
+        first, last = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), last)
+        for layer in (first, last):
             nn.init.normal_(layer.weight, std=0.02)
 
     def forward(self, t: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ class TimestepEmbedding(nn.Module):
         exponents = torch.arange(self.frequencies, device=t.device, dtype=torch.float32) / self.frequencies
         angle = 1000 * t.float().unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
         features = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedding(nn.Module):

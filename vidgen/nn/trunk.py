@@ -71,7 +71,9 @@ class Trunk(nn.Module):
         super().__init__()
         if width % heads or (width // heads) % 2:
             fits = 2 * heads * max(1, round(width / (2 * heads)))
-            raise UserError(f"The width {width} does not split into {heads} heads of an even size; the nearest that does is {fits}.")
+            raise UserError(
+                f"The width {width} does not split into {heads} heads of an even size; the nearest that does is {fits}."
+            )
         self.head_dim = width // heads
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         for name, weight in self.named_parameters():

@@ -82,6 +82,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latent: Latent) -> Tensor:
         """From ``z``, else ``ids``, else ``h`` -> video (B, C, num_frames, H, W)."""
+        z: Tensor | None
         if latent.z is not None:
             z = latent.z
         elif latent.ids is not None:
@@ -97,9 +98,12 @@ class Autoencoder(nn.Module):
         """Sets the mean and standard deviation of ``h`` per channel from ``videos``, each (B, C, T, H, W); bits need none."""
         if self.spec.kind == "bits":
             return
-        count, total, squares = 0, 0.0, 0.0
+        count = 0
+        total = squares = torch.zeros_like(self.standardise.mean, dtype=torch.float64)
         for video in videos:
-            h = self.standardise.inverse(self.encode(video).h).double()
+            latent = self.encode(video)
+            assert latent.h is not None
+            h = self.standardise.inverse(latent.h).double()
             count += h.numel() // h.shape[1]
             total = total + h.sum(dim=(0, 2, 3, 4))
             squares = squares + h.square().sum(dim=(0, 2, 3, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class BottleneckSpace:
     A plain object that refers to the tokenizer's own modules: a copied generator shares it, and nothing is saved twice.
     """
 
-    def __init__(self, *, spec: LatentSpec, quantizer: nn.Module, standardise: Standardise) -> None:
+    def __init__(self, *, spec: LatentSpec, quantizer: Any, standardise: Standardise) -> None:
         self.spec, self._quantizer, self._standardise = spec, quantizer, standardise
 
     def __deepcopy__(self, memo: dict[int, object]) -> BottleneckSpace:

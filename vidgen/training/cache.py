@@ -60,7 +60,7 @@ class LatentCache:
 
     def read(self, indices: Sequence[int]) -> tuple[Latent, Condition]:
         """The latents at ``indices`` and their labels (None where the data has none)."""
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Any] = {}
         for name, stored in self.fields.items():
             rows = stored[np.asarray(indices)]
             if name == "ids":
@@ -70,7 +70,7 @@ class LatentCache:
             else:
                 tensors[name] = torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16).float()
         latent = Latent(spec=self.spec, grids=self.grids, num_frames=self.num_frames, **tensors)
-        if latent.h is None and self.spec.kind == "bits":
+        if latent.h is None and latent.ids is not None and self.spec.kind == "bits":
             latent.h = self.space.embed(latent.ids, self.grids)
         labels = self.labels[torch.as_tensor(indices)]
         return latent, Condition(label=labels if bool((labels >= 0).all()) else None)

@@ -62,6 +62,8 @@ class Task(L.LightningModule):
     """
 
     stage: str
+    model: Any
+    average: Any
 
     def __init__(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class Task(L.LightningModule):
             average.copy_(current)
 
     def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any, gradient_clip_algorithm: Any
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """By the norm over all weights; not Lightning's own, which refuses fused optimizers in bf16."""
         if self.recipe.clip_norm:

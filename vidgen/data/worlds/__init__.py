@@ -148,5 +148,5 @@ def _stream(split: str) -> int:
     return SPLITS.index(split)
 
 
-def _pair(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    return tuple(float(value) for value in values)  # type: ignore[return-value] # the recipe checks how many there are

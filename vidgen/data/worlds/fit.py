@@ -156,7 +156,7 @@ def _speeds(recipe: Recipe, most: float) -> tuple[Array, float]:
     """Velocities to try, and their spacing: such that over a clip the nearest one strays by less than a pixel."""
     spacing = min(0.1, 1.6 / recipe.steps)
     count = math.ceil(most / spacing)
-    return spacing * np.arange(-count, count + 1), spacing
+    return np.asarray(spacing * np.arange(-count, count + 1), dtype=np.float64), spacing
 
 
 def _ricochets(recipe: Recipe, seen: Seen, axis: int, keep: float, fastest: float) -> tuple[Array, Array]:

@@ -22,7 +22,9 @@ _NEVER = 1e18
 _EVENTS = 100
 
 
-def ricochet(x: Array, v: Array, low: Array | float, high: Array | float, t: Array, keep: float = 1.0) -> tuple[Array, Array]:
+def ricochet(
+    x: Array | float, v: Array | float, low: Array | float, high: Array | float, t: Array, keep: float = 1.0
+) -> tuple[Array, Array]:
     """Position and velocity at times ``t`` of uniform motion between two walls that ``keep`` this share of the speed."""
     x, v, low, high, t = np.broadcast_arrays(x, v, low, high, t)
     moving = v != 0.0
@@ -41,7 +43,7 @@ def ricochet(x: Array, v: Array, low: Array | float, high: Array | float, t: Arr
     return position, velocity
 
 
-def fall(z: Array, v: Array, gravity: float, t: Array, keep: float) -> tuple[Array, Array]:
+def fall(z: Array | float, v: Array | float, gravity: float, t: Array, keep: float) -> tuple[Array, Array]:
     """Height above the floor and upward velocity at times ``t`` under gravity; each bounce leaves ``keep`` of the speed."""
     z, v, t = np.broadcast_arrays(np.maximum(z, 0.0), v, t)
     speed = np.sqrt(v * v + 2.0 * gravity * z)

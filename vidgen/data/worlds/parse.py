@@ -103,7 +103,7 @@ def _parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
     clips, frames, n = len(videos), videos.shape[1], recipe.objects
     wall = _find_wall(videos) if "occlude" in recipe.families else np.zeros((clips, 2), dtype=np.int64)
     pixels = _unmix(videos, wall)
-    area = np.bincount(pixels.frame * len(COLORS) + pixels.color, pixels.alpha, clips * frames * len(COLORS))
+    area = _sums(pixels.frame * len(COLORS) + pixels.color, pixels.alpha, clips * frames * len(COLORS))
     area = area.reshape(clips, frames, len(COLORS))
     least = SEEN * math.pi * recipe.radius[0] ** 2
     color = np.argsort(-area.sum(1), axis=1, kind="stable")[:, :n]
@@ -117,13 +117,13 @@ def _parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
         mine = pixels.where(owner == k)
         place = _locate(mine, clips * frames, recipe.reach + 2.0)
         near = _near(mine, place, recipe.reach + 2.0)
-        stray += np.bincount(mine.frame, np.where(near, 0.0, mine.alpha), clips * frames).reshape(clips, frames)
+        stray += _sums(mine.frame, np.where(near, 0.0, mine.alpha), clips * frames).reshape(clips, frames)
         mine = mine.where(near)
-        covered = np.bincount(mine.frame, mine.alpha, clips * frames)
+        covered = _sums(mine.frame, mine.alpha, clips * frames)
         weight = np.maximum(covered, 1e-9)
         position[..., k, :] = np.where(covered[:, None] > 0, place, np.nan).reshape(clips, frames, 2)
         radius[..., k] = np.sqrt(covered / math.pi).reshape(clips, frames)
-        off[..., k] = (np.bincount(mine.frame, mine.off * mine.alpha, clips * frames) / weight).reshape(clips, frames)
+        off[..., k] = (_sums(mine.frame, mine.off * mine.alpha, clips * frames) / weight).reshape(clips, frames)
         for j, name in enumerate(recipe.shapes):
             shape_misfit[..., k, j] = _misfit(mine, place, covered, name).reshape(clips, frames)
     fringe, lost = _leftovers(pixels.where(owner == n), position, radius)
@@ -178,8 +178,14 @@ def _unmix(videos: NDArray[np.uint8], wall: NDArray[np.int64]) -> _Pixels:
     color = shares.argmax(1)
     share = shares[np.arange(len(d)), color]
     off = np.sqrt(((d - share[:, None] * lines[color]) ** 2).sum(1) / length2[color])
-    pixels = _Pixels(clip * videos.shape[1] + frame, column + 0.5, row + 0.5, color, np.minimum(share, 1.0), off)
+    x, y = (np.asarray(place + 0.5, dtype=np.float64) for place in (column, row))
+    pixels = _Pixels(clip * videos.shape[1] + frame, x, y, color, np.minimum(share, 1.0), off)
     return pixels.where(share >= FAINT)
+
+
+def _sums(group: NDArray[np.int64], weight: Array, groups: int) -> Array:
+    """Each group's sum of the weights of the pixels that are in it, (groups,)."""
+    return np.asarray(np.bincount(group, weight, groups), dtype=np.float64)
 
 
 def _owners(pixels: _Pixels, color: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
@@ -196,9 +202,9 @@ def _locate(pixels: _Pixels, frames: int, reach: float) -> Array:
     near = np.ones(len(pixels.x), dtype=bool)
     for _ in range(3):
         weight = np.where(near, pixels.alpha, 0.0)
-        total = np.maximum(np.bincount(pixels.frame, weight, frames), 1e-9)
-        place[:, 0] = np.bincount(pixels.frame, weight * pixels.x, frames) / total
-        place[:, 1] = np.bincount(pixels.frame, weight * pixels.y, frames) / total
+        total = np.maximum(_sums(pixels.frame, weight, frames), 1e-9)
+        place[:, 0] = _sums(pixels.frame, weight * pixels.x, frames) / total
+        place[:, 1] = _sums(pixels.frame, weight * pixels.y, frames) / total
         near = _near(pixels, place, reach)
     return place
 
@@ -214,7 +220,7 @@ def _misfit(pixels: _Pixels, place: Array, area: Array, shape: str) -> Array:
     there = place[pixels.frame]
     model = coverage(shape, pixels.x - there[:, 0], pixels.y - there[:, 1], radius[pixels.frame])
     # Over the pixels that are not ground |alpha - model|, over the rest the model, whose sum over all pixels is the area.
-    error = area + np.bincount(pixels.frame, np.abs(pixels.alpha - model) - model, len(area))
+    error = area + _sums(pixels.frame, np.abs(pixels.alpha - model) - model, len(area))
     return np.asarray(error / np.maximum(2 * math.pi * radius, 1.0))
 
 
@@ -225,8 +231,8 @@ def _leftovers(pixels: _Pixels, position: Array, radius: Array) -> tuple[Array, 
     gap = np.hypot(pixels.x[:, None] - there[..., 0], pixels.y[:, None] - there[..., 1]) - 1.3 * size - 2.0
     gap = np.where(np.isnan(gap), np.inf, gap)
     nearest, fringes = gap.argmin(1), gap.min(1, initial=np.inf) <= 0.0
-    fringe = np.bincount(pixels.frame * n + nearest, np.where(fringes, pixels.alpha, 0.0), clips * frames * n)
-    lost = np.bincount(pixels.frame, np.where(fringes, 0.0, pixels.alpha), clips * frames)
+    fringe = _sums(pixels.frame * n + nearest, np.where(fringes, pixels.alpha, 0.0), clips * frames * n)
+    lost = _sums(pixels.frame, np.where(fringes, 0.0, pixels.alpha), clips * frames)
     return fringe.reshape(clips, frames, n), lost.reshape(clips, frames)
 
 

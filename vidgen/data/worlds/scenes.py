@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +129,8 @@ def _bounce(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> Mo
 def _ricochets(recipe: Recipe, cast: Cast, k: int, x: float, y: float, vx: float, vy: float) -> tuple[Array, ...]:
     x0, x1, y0, y1 = recipe.box(cast.shapes[k], cast.radii[k])
     t = np.arange(recipe.frames, dtype=np.float64)
-    px, qx = laws.ricochet(np.float64(x), np.float64(vx), x0, x1, t)
-    py, qy = laws.ricochet(np.float64(y), np.float64(vy), y0, y1, t)
+    px, qx = laws.ricochet(x, vx, x0, x1, t)
+    py, qy = laws.ricochet(y, vy, y0, y1, t)
     return px, py, qx, qy
 
 
@@ -149,8 +149,8 @@ def _gravity(recipe: Recipe, cast: Cast, draw: Draw, wall: tuple[int, int]) -> M
         z = draw.uniform(0.3, 1.0) * min(top, max(low, high if late < cap else 0.0))
         slow = late if z > low else -math.sqrt(cap * cap - 2 * g * z)
         v = draw.uniform(slow, min(cap, math.sqrt(2 * g * (top - z))))
-        px, qx = laws.ricochet(np.float64(x), np.float64(vx), x0, x1, t, RESTITUTION)
-        height, climb = laws.fall(np.float64(z), np.float64(v), g, t, RESTITUTION)
+        px, qx = laws.ricochet(x, vx, x0, x1, t, RESTITUTION)
+        height, climb = laws.fall(z, v, g, t, RESTITUTION)
         paths.append((px, y1 - height, qx, -climb))
     return _together(recipe, paths)
 
@@ -263,7 +263,7 @@ def _noop(recipe: Recipe) -> NDArray[np.int64]:
     return np.zeros(recipe.frames, dtype=np.int64)
 
 
-def _together(recipe: Recipe, paths: list[tuple[Array, ...]]) -> Motion:
+def _together(recipe: Recipe, paths: Sequence[tuple[Array, ...]]) -> Motion:
     """One motion from an (x, y, vx, vy) over time for each object."""
     table = np.array(paths).transpose(2, 0, 1)
     return table[..., :2], table[..., 2:], _noop(recipe)
