@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ class Judge:
             return []
         reasons = Verdicts.cat(self.verdicts).reason
         counts = Counter(reason for reason in reasons if reason)
-        failed = {"": sum(counts.values())} | {f"/{reason.replace(' ', '_')}": count for reason, count in counts.most_common()}
+        failed = {"": sum(counts.values())} | {"/" + re.sub(r"\W+", "_", reason): count for reason, count in counts.most_common()}
         return [
             Result(
                 name=f"{self.subject}/failed{suffix}",
