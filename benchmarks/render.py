@@ -133,7 +133,8 @@ def _short(name: str, found: Sequence[Line]) -> str:
         for line in found
     ]
     data = ", ".join(dict.fromkeys(line.origin.data for line in found))
-    return f"**{name}** ({data})\n\n{_table(head, body)}\n\n{_legend(found, columns)}"
+    title = f"**{name}**" if name == data else f"**{name}** ({data})"
+    return f"{title}\n\n{_table(head, body)}\n\n{_legend(found, columns)}"
 
 
 def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
