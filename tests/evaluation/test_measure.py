@@ -106,7 +106,7 @@ class Footage:
         return CLIPS
 
     def clip(self, split: str, index: int, epoch: int = 0) -> dict[str, object]:
-        frames = np.random.default_rng(index).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
+        frames = np.random.default_rng([ord(split[1]), index]).integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
         return {"video": frames[:1].repeat(5, axis=0) if self.still else frames, "label": -1, "source": f"{split}{index}"}
 
 
