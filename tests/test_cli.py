@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -625,6 +626,22 @@ def test_a_long_estimate_names_what_is_quicker(
     assert "That is long: generator=dit is smaller; experiment=smoke runs the whole path in under a minute.\n" in said
 
 
+def test_ctrl_c_between_two_stages_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidgen.cli import fit
+
+    def stop(self: fit.Fit) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit.Fit, "_make_tokenizer", stop)
+    with pytest.raises(SystemExit, match="130"):
+        main(["fit", *TINY])
+    said = capsys.readouterr().out
+    assert "Stopped; the state is kept. The same command goes on from here:\n  vidgen fit experiment=smoke" in said
+    with pytest.raises(SystemExit, match="130"):
+        main(["fit", *TINY])
+    assert "(going on with it)" in capsys.readouterr().out
+
+
 def test_a_step_that_would_take_long_is_estimated_from_one_clip(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vidgen.cli import plan
 
@@ -717,6 +734,26 @@ def test_doctor_looks_at_everything(capsys: pytest.CaptureFixture[str]) -> None:
     subjects = [line[8:34].strip() for line in lines]
     for subject in ("vidgen", "torch", "lightning", "CPU", "decoder H.264", "decoder AV1", "C++ compiler", "runs folder"):
         assert subject in subjects
+
+
+def test_doctor_knows_what_vidgen_needs() -> None:
+    project = tomllib.loads(Path(__file__).parent.with_name("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]] == list(doctor.NEEDED)
+    extras = project["optional-dependencies"]
+    assert {"tensorboard", "wandb"} <= set(extras) & set(doctor.OPTIONAL)
+    constraints = Path(__file__).parent.with_name("constraints.txt").read_text(encoding="utf-8").lower()
+    for name in (*doctor.NEEDED, "tensorboard", *(re.match(r"[\w-]+", requirement)[0] for requirement in extras["test"])):
+        assert f"\n{name.lower()}==" in constraints, f"{name} has no tested version"
+
+
+def test_doctor_finds_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints" / doctor.WEIGHTS["LPIPS"][0]
+    file.parent.mkdir(parents=True)
+    file.touch()
+    main(["doctor"])
+    states = {line[8:34].strip(): line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert (states["weights for LPIPS"], states["weights for FVD"]) == ("ok", "hint")
 
 
 def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

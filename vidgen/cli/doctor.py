@@ -26,8 +26,8 @@ class Finding(NamedTuple):
 
 
 NEEDED = (
-    *("torch", "lightning", "hydra-core", "timm", "torchmetrics", "einops", "av"),
-    *("safetensors", "rich", "matplotlib", "jinja2", "numpy", "pyyaml"),
+    *("torch", "lightning", "hydra-core", "timm", "torchmetrics", "av", "pillow"),
+    *("safetensors", "huggingface_hub", "rich", "jinja2", "numpy", "pyyaml"),
 )
 
 OPTIONAL = {

@@ -45,7 +45,7 @@ def run(config: dict[str, Any]) -> None:
     folder = plan.resumed or new_run(plan.root, "-".join(plan.names.values()), plan.fingerprint)
     try:
         Fit(plan, folder, console).run(estimate)
-    except loop.Stopped:
+    except (loop.Stopped, KeyboardInterrupt):
         console.print(f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}", highlight=False)
         sys.exit(INTERRUPTED)
 
