@@ -30,6 +30,6 @@ def python(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     def run(program: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", program]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
     return run
