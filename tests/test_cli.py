@@ -28,6 +28,7 @@ import vidgen
 from vidgen import config
 from vidgen.cli import COMMANDS, COMPOSED, doctor, help, main
 from vidgen.cli.compose import compose
+from vidgen.evaluation import rows
 
 
 @pytest.fixture(autouse=True)
@@ -655,6 +656,24 @@ def test_a_step_that_would_take_long_is_estimated_from_one_clip(trained: Path, m
     monkeypatch.setattr(plan.loop, "seconds_a_step", seconds)
     assert plan.Plan(compose("fit", TINY)).estimate() == {"tokenizer": 160.0, "generator": 2.0}
     assert tried == [1, 1, 2]
+
+
+@pytest.mark.slow
+def test_compiled_training_does_the_same(trained: Path) -> None:
+    if doctor.compiler().state != "ok":
+        pytest.skip(f"nothing can be compiled here: {doctor.compiler().detail}")
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    assert main(["fit", *TINY, "seed=0", "trainer.compile=true"]) == 0
+    assert counters["stats"]["unique_graphs"] >= 2  # a network for each stage
+    plain = next(path for path in sorted((trained / "runs").glob("*-dit")) if not path.is_symlink())
+    losses = [
+        [row.value for row in rows.read(run / "metrics.jsonl") if row.split == "train" and row.name.startswith("loss/")]
+        for run in (plain, Path("runs/latest"))
+    ]
+    assert len(losses[0]) > 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
