@@ -9,6 +9,7 @@ A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; ``TABL
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from records import Origin, Record, read
 
@@ -27,6 +29,8 @@ from vidgen.routes import kind, route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+PROOFS = Path(__file__).parent / "proofs.jsonl"
+"""What came of the slow tests, one line each: ``benchmarks/slow.py`` writes it."""
 
 SHOWN = (
     "reconstruction/psnr",
@@ -231,6 +235,27 @@ def tolerances() -> str:
     return _table(["Tolerance", "Value", "What it bounds"], body)
 
 
+def proven() -> list[dict[str, Any]]:
+    """The rows of the slow tests, the last of each test."""
+    lines = PROOFS.read_text(encoding="utf-8").splitlines() if PROOFS.exists() else []
+    return list({row["test"]: row for row in map(json.loads, lines)}.values())
+
+
+def proofs() -> str:
+    """The slow tests with what came of them."""
+    body = [
+        [
+            f"`{row['test'].partition('tests/')[2]}`",
+            row["outcome"],
+            f"{row['seconds']:.0f}",
+            f"`{row['code']}`",
+            row["hardware"]["cpu"],
+        ]
+        for row in sorted(proven(), key=lambda row: row["test"])
+    ]
+    return _table(["Test", "Outcome", "Seconds", "Code", "On"], body) if body else "None has been run yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "results": results,
     "all-results": all_results,
@@ -239,6 +264,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "experiments": experiments,
     "measures": measures,
     "tolerances": tolerances,
+    "proofs": proofs,
 }
 
 

@@ -1,0 +1,53 @@
+"""The runner of slow tests: what has passed on the same code is not run again, and every outcome is told as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import render
+import slow
+
+
+def row(test: str, outcome: str, code: str) -> dict[str, object]:
+    return {"test": test, "outcome": outcome, "seconds": 1.0, "code": code, "hardware": {"cpu": "a machine"}}
+
+
+@pytest.fixture
+def proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(render, "PROOFS", tmp_path / "proofs.jsonl")
+    return tmp_path / "proofs.jsonl"
+
+
+def test_only_what_has_passed_on_this_code_is_left_out(proofs: Path) -> None:
+    assert slow.left(["a", "b"], "now") == ["a", "b"]
+    rows = [row("a", "passed", "before"), row("b", "passed", "now"), row("c", "failed", "now"), row("d", "passed", "now")]
+    rows.append(row("d", "failed", "now"))  # the last run of a test counts
+    proofs.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert slow.left(["a", "b", "c", "d", "e"], "now") == ["a", "c", "d", "e"]
+
+
+def test_outcomes_are_told_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "test_made_up.py"
+    file.write_text(
+        "import pytest\n\n"
+        "def test_right(): pass\n\n"
+        "def test_wrong(): assert 1 == 2\n\n"
+        "def test_not_here(): pytest.skip('no reason')\n"
+    )
+    tests = [f"{file}::{name}" for name in ("test_right", "test_wrong", "test_not_here")]
+    found = list(slow.run(tests, "now"))
+    assert [one["outcome"] for one in found] == ["passed", "failed", "skipped"]
+    assert all(one["code"] == "now" and one["hardware"] for one in found)
+
+
+def test_the_code_is_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vidgen").mkdir()
+    (tmp_path / "vidgen" / "a.py").write_text("1")
+    monkeypatch.setattr(slow, "ROOT", tmp_path)
+    before = slow.code()
+    (tmp_path / "vidgen" / "a.md").write_text("words")
+    assert slow.code() == before
+    (tmp_path / "vidgen" / "a.py").write_text("2")
+    assert slow.code() != before
