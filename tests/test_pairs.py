@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from vidgen import names
-from vidgen.routes import ROUTES, kind, route
+from vidgen.routes import kind
 
 
 @pytest.mark.parametrize("generator_name", names("generators"))
@@ -30,12 +30,6 @@ def test_a_step_and_a_sample(tokenizer_name: str, generator_name: str) -> None:
     assert bool(torch.isfinite(video).all())
 
 
-@pytest.mark.parametrize("generator_name", names("generators"))
 @pytest.mark.parametrize("tokenizer_name", names("tokenizers"))
-def test_the_route_is_told_for_every_pair(tokenizer_name: str, generator_name: str) -> None:
-    """And what the command line says of the tokenizer without building it is what it is."""
-    recipe = tiny.tokenizer_config(tokenizer_name)
-    spec = tiny.tokenizer(tokenizer_name).spec
-    assert kind(recipe) in (spec.kind, None)
-    part = tiny.generator_config(generator_name)["name"]
-    assert route(part, spec.kind) == ROUTES[part][spec.kind]
+def test_the_kind_that_the_command_line_tells_is_what_is_built(tokenizer_name: str) -> None:
+    assert kind(tiny.tokenizer_config(tokenizer_name)) in (tiny.tokenizer(tokenizer_name).spec.kind, None)

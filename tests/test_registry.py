@@ -82,16 +82,24 @@ def test_options_are_not_shared_lists() -> None:
     assert "nonsense" not in data.class_names
 
 
-def test_routes_know_every_bottleneck_and_generator() -> None:
-    """The table that `vidgen list --pairs` reads without torch, held against the quantizers that it speaks of."""
-    kinds = {}
-    for name in registry.parts("quantizers"):
-        quantizer = registry.build("quantizers", config.load("tokenizer/quantizer", name))
-        kinds[name] = LatentSpec(channels=1, stride=(1, 1, 1), causal=True, levels=quantizer.levels).kind
-    assert kinds == routes.BOTTLENECKS
-    assert set(routes.ROUTES) == set(registry.parts("generators"))
-    for by_kind in routes.ROUTES.values():
-        assert set(by_kind) == {"continuous", "bits", "ids"}
+@pytest.mark.parametrize("name", registry.parts("quantizers"))
+def test_a_quantizer_makes_the_kind_that_its_file_says(name: str) -> None:
+    """What `vidgen list --pairs` reads without torch, held against the quantizer that is built."""
+    quantizer = registry.build("quantizers", config.load("tokenizer/quantizer", name))
+    spec = LatentSpec(channels=1, stride=(1, 1, 1), causal=True, levels=quantizer.levels)
+    assert routes.kind({"quantizer": {"name": name}}) == spec.kind
+
+
+@pytest.mark.parametrize("name", registry.parts("generators"))
+def test_a_generator_says_what_it_does_with_every_kind(name: str) -> None:
+    assert set(registry.constant("generators", name, "ROUTES")) == {"continuous", "bits", "ids"}
+
+
+def test_a_part_without_that_constant_has_none() -> None:
+    assert registry.constant("generators", "dit", "NOTHING") is None
+    assert registry.constant("generators", "nothing", "ROUTES") is None
+    assert routes.route("nothing", "bits") == "bits latents"
+    assert routes.kind({}) is None
 
 
 ACME = """

@@ -6,6 +6,7 @@ word on the command line. Other packages add parts by entry points: group ``vidg
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -48,6 +49,17 @@ def parts(kind: str) -> dict[str, str]:
         if match := re.search(wanted, path.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE):
             found[name] = match[1]
     return found
+
+
+@cache
+def constant(kind: str, name: str, constant: str) -> Any:
+    """The plain value that the file of our own part ``name`` gives to ``constant``, read without importing it; else None."""
+    if name not in parts(kind):
+        return None
+    for node in ast.parse(files(kind)[name].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [target.id for target in node.targets if isinstance(target, ast.Name)] == [constant]:
+            return ast.literal_eval(node.value)
+    return None
 
 
 def find(kind: str, name: str) -> type:

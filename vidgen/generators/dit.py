@@ -31,6 +31,12 @@ from vidgen.samplers.guidance import guide
 from vidgen.samplers.noise import sample_noise
 from vidgen.samplers.ode import SOLVERS, sde
 
+ROUTES = {
+    "continuous": "standardised latents",
+    "bits": "analog bits, sign at decode",
+    "ids": "pre-quantised latents, nearest code at decode",
+}
+
 
 class DiT(nn.Module):
     """A generator: :class:`vidgen.protocols.Generator`.

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vidgen.protocols import Quantized
 
+KIND = "continuous"
+
 
 class KL(nn.Module):
     """Mean and log-variance on the first and second half of the channels (chunked, not interleaved).

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from vidgen.protocols import Quantized
 
+KIND = "bits"
+
 
 class LFQ(nn.Module):
     """Binary codes without a codebook.
