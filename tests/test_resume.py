@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,17 +248,47 @@ def fit(
 QUICK = ["tokenizer.training.steps=4", "generator.training.steps=4"]
 
 
-def test_a_finished_run_is_left_alone_and_its_tokenizer_reused(fit: Callable[..., tuple[int, str]], whole: Path) -> None:
-    """By another recipe of the generator too; a new folder each time, with the same tokenizer inside."""
+def test_a_finished_run_is_left_alone_and_its_tokenizer_and_latents_reused(
+    fit: Callable[..., tuple[int, str]], whole: Path
+) -> None:
+    """A new folder each time, with the same tokenizer inside; only where other latents are asked for are they made."""
     before = run_folders(whole)
     first = weights(whole)["tokenizer.safetensors"]
-    for overrides in ([], ["generator.training.steps=4"]):
+    for overrides, caches in (([], 1), (["generator.training.steps=4"], 1), (["generator.training.clips=8"], 2)):
         status, said = fit(*overrides)
         assert status == 0, said
         assert "going on" not in said
         assert re.search(r"tokenizer +taken from runs/\S+ \(reuse=never trains it again\)", said), said
         assert same(weights(whole)["tokenizer.safetensors"], first)
-    assert len(run_folders(whole)) == len(before) + 2
+        assert len(list((whole / "runs" / "cache").iterdir())) == caches
+    assert len(run_folders(whole)) == len(before) + 3
+
+
+def test_a_run_killed_after_its_last_checkpoint_ends_the_same(
+    fit: Callable[..., tuple[int, str]], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When both trainings were done and nothing else was written: no model, no latents, no result."""
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy, symlinks=True)
+    for path in run_folders(copy)[1:]:
+        shutil.rmtree(copy / "runs" / path)
+    run = copy / "runs" / run_folders(copy)[0]
+    shutil.rmtree(run / "model")
+    shutil.rmtree(copy / "runs" / "cache")
+    state = json.loads((run / "state.json").read_text()) | {"status": "running"}
+    (run / "state.json").write_text(json.dumps({name: value for name, value in state.items() if name != "tokenizer"}))
+    monkeypatch.chdir(copy)
+    status, said = fit()
+    assert status == 0, said
+    assert "(going on with it)" in said
+    assert f"tokenizer  goes on from step {STEPS}" in said
+    assert len(run_folders(copy)) == 1
+    theirs = {file.name: load_file(file) for file in (whole / "runs" / run.name / "model").glob("*.safetensors")}
+    assert same(weights(copy), theirs)
+
+
+def test_the_precision_that_was_chosen_is_recorded(whole: Path) -> None:
+    assert {json.loads(file.read_text())["precision"] for file in whole.glob("runs/2*/environment.json")} == {"fp32"}
 
 
 @pytest.mark.parametrize("overrides", [["reuse=never"], ["tokenizer.training.steps=4"], ["seed=1"], ["data.speed=[1,1.5]"]])

@@ -339,19 +339,3 @@ def test_the_estimate_of_a_step_leaves_no_gradient(training: tiny.Training) -> N
     assert 0 < seconds < 60
     assert all(weight.grad is None for weight in task.parameters())
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["tokenizer", "generator"])
-def test_compiled_it_trains_the_same(stage: str, tmp_path: Path) -> None:
-    """Losses of each step, and validation by the average, which is not compiled."""
-    if stage == "tokenizer":
-        training = tiny.tokenizer_training("lfq")
-    else:
-        tokenizer = tiny.tokenizer("lfq").eval()
-        training = tiny.generator_training("dit", tokenizer, tiny.latent_cache(tokenizer, tmp_path / "latents"))
-    plain, compiled = tiny.Seen(), tiny.Seen()
-    training.run(tmp_path / "plain", plain.hooks())
-    training.run(tmp_path / "compiled", compiled.hooks(), compiled=True)
-    for (_, _, ours), (_, _, theirs) in zip(compiled.rows, plain.rows, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-3)
