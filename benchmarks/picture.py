@@ -1,6 +1,6 @@
 """Makes docs/samples.png of the samples of a run: three clips of each class, a row each, every second frame.
 
-    python benchmarks/picture.py runs/latest
+python benchmarks/picture.py runs/latest
 """
 
 from __future__ import annotations
