@@ -551,7 +551,7 @@ MISTAKES = {
     "small frames": ({"families": ["bounce"], "height": 15}, "no room to move; take frames of at least 16x16 or a smaller"),
     "small frames for an orbit": ({"width": 19, "height": 19}, "which has no room in a 19x19 frame at radius 6; take frames of"),
     "crowd": ({"families": ["bounce"], "objects": 5}, "do not fit side by side in a 32x32 frame at radius 6; 4 do"),
-    "crowded orbit": ({"objects": 4}, "do not fit on one orbit in a 32x32 frame at radius 6, but"),
+    "crowded orbit": ({"objects": 4}, "do not fit on one orbit in a 32x32 frame at radius 6 and speed 2, but"),
     "lonely collision": ({"families": ["collide"]}, "needs two objects or more, but data.objects=1; set data.objects=2"),
     "colliding squares": ({"families": ["collide"], "objects": 2, "shapes": ["square"]}, "set data.shapes=[circle] or leave"),
     "narrow wall": ({"families": ["occlude"], "width": 24}, "take data.width=32 or more, or a smaller data.radius."),
@@ -576,6 +576,7 @@ def test_mistakes_are_one_sentence_that_says_how_to_go_on(name):
         {"families": ["occlude"], "width": 32},
         {"families": ["collide"], "objects": 2},
         {"objects": 3, "colors": 3, "families": ["gravity"]},
+        {"objects": 4, "radius": (2, 3), "speed": (1, 6), "height": 48, "width": 48},
     ],
 )
 def test_what_a_sentence_offers_instead_can_be_had(options):

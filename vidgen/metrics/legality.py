@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vidgen.data.worlds import ACTIONS, Worlds
 from vidgen.data.worlds.fit import track
-from vidgen.data.worlds.parse import SEEN, Parsed, parse, profile
+from vidgen.data.worlds.parse import SEEN, Parsed, near_wall, parse, profile
 from vidgen.errors import UserError
 
 Array = NDArray[np.float64]
@@ -46,8 +46,10 @@ RESIDUAL_MOST = 1.5
 PACE = 0.2
 # How much more or less of an object may show beside the wall than the lawful motion says, as a share of its area.
 COVERED = 0.3
-# Positions that must be read before a law can be said to explain them; shorter clips need all, and show no speed to judge.
-POSITIONS = 4
+# Positions that must be read before a law can be said to explain them; shorter clips need all.
+POSITIONS = 3
+# Frames of a clip before its pace, and whether its discs collide, are judged.
+PACED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share, scale = successes / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 class Legality:
@@ -153,7 +155,7 @@ class Legality:
         labels = np.asarray(labels)
         actions = self._actions(videos, labels, actions)
         parsed = parse(videos, self.recipe)
-        sharp = parsed.seen & ~parsed.covered & (parsed.misfit <= MISFIT) & (parsed.off <= OFF)
+        sharp = parsed.clear & (parsed.misfit <= MISFIT) & (parsed.off <= OFF)
         readable, looks, measures = self._appearance(parsed, labels, sharp)
         moves, residual = self._law(parsed, labels, actions, sharp)
         return Verdicts(
@@ -187,9 +189,9 @@ class Legality:
 
     def _appearance(self, parsed: Parsed, labels: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Checks, dict[str, Array]]:
         n = self.recipe.objects
-        clear = parsed.seen & ~parsed.covered
+        clear = parsed.clear
         shown = np.maximum(clear.sum((1, 2)), 1)
-        expected = np.maximum(n - _hidden(parsed).sum(-1), 0)
+        expected = np.maximum(n - self._hidden(parsed).sum(-1), 0)
         present = np.minimum(parsed.count, expected)
         own = np.minimum(parsed.seen.sum(-1), present)
         deviation = np.where(clear, np.abs(parsed.radius / np.maximum(parsed.full[:, None], 1e-9) - 1), 0.0).max((1, 2))
@@ -224,8 +226,8 @@ class Legality:
     def _law(self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Array]:
         clips, frames = parsed.seen.shape[:2]
         use = parsed.trusted & (sharp | parsed.covered)[..., None]
-        open_frames = (~parsed.covered & ~_hidden(parsed)).sum(1)
-        enough = (sharp.sum(1) >= READABLE * open_frames) & (use.sum(1).min(-1) >= min(POSITIONS, frames))
+        open_frames = (~parsed.covered & ~self._hidden(parsed)).sum(1)
+        enough = ((sharp & ~parsed.covered).sum(1) >= READABLE * open_frames) & (use.sum(1).min(-1) >= min(POSITIONS, frames))
         read = enough.all(1)
         near, steady, paced, met, beside = (np.zeros(clips, dtype=bool) for _ in range(5))
         residual = np.full(clips, np.nan)
@@ -243,8 +245,8 @@ class Legality:
             steady[rows] = error.sum(-1).max((1, 2)) <= RESIDUAL_MOST**2
             slow, fast = found.slowest * (1 - PACE), found.fastest * (1 + PACE)
             within = (found.pace >= slow) & (found.pace <= fast) & (found.reach <= self.recipe.speed[1] * (1 + PACE))
-            paced[rows] = within.all(-1) | (frames < POSITIONS)
-            met[rows] = np.all(found.met, -1) | (frames < POSITIONS)
+            paced[rows] = within.all(-1) | (frames < PACED)
+            met[rows] = np.all(found.met, -1) | (frames < PACED)
             beside[rows] = family != "occlude" or self._beside_wall(parsed, rows, found.position)
         return [
             ("too little to judge its motion by", read),
@@ -271,16 +273,17 @@ class Legality:
         alone = parsed.seen[rows].sum(-1, keepdims=True) <= 1
         return ((np.abs(share - shown) <= COVERED) | ~alone).all((1, 2))
 
-
-def _hidden(parsed: Parsed) -> Flags:
-    """Unseen, and last and next seen going behind something: hidden, not gone, (N, T, n)."""
-    behind = np.ones((2, *parsed.seen.shape), dtype=bool)
-    last = [np.ones(parsed.seen[:, 0].shape, dtype=bool) for _ in range(2)]
-    for t in range(parsed.seen.shape[1]):
-        for way, frame in ((0, t), (1, -1 - t)):
-            last[way] = np.where(parsed.seen[:, frame], parsed.covered[:, frame], last[way])
-            behind[way][:, frame] = last[way]
-    return np.asarray(~parsed.seen & behind[0] & behind[1] & parsed.seen.any(1, keepdims=True))
+    def _hidden(self, parsed: Parsed) -> Flags:
+        """Unseen, and last and next seen where one step leads behind something: hidden, not gone, (N, T, n)."""
+        step = parsed.full * self.recipe.widest + self.recipe.speed[1] * (1 + PACE)
+        going = parsed.covered | near_wall(parsed.position, step, parsed.wall)
+        behind = np.ones((2, *parsed.seen.shape), dtype=bool)
+        last = [np.ones(parsed.seen[:, 0].shape, dtype=bool) for _ in range(2)]
+        for t in range(parsed.seen.shape[1]):
+            for way, frame in ((0, t), (1, -1 - t)):
+                last[way] = np.where(parsed.seen[:, frame], going[:, frame], last[way])
+                behind[way][:, frame] = last[way]
+        return np.asarray(~parsed.seen & behind[0] & behind[1] & parsed.seen.any(1, keepdims=True))
 
 
 def _travel(parsed: Parsed) -> Array:

@@ -48,6 +48,7 @@ class Parsed:
         off: (N, T, n) how far the colour is from its line, as a share of the colour's distance from the ground.
         seen: (N, T, n) enough area to be an object.
         covered: (N, T, n) near enough to another object or to the wall to be partly behind it.
+        clear: (N, T, n) seen and not covered, or beside the wall but whole.
         count: (N, T) colours with enough area to be an object, whether the clip's or not.
         stray: (N, T) coverage outside of the objects, in pixels.
         wall: (N, 2) first column of the wall and the one after its last; zeros where there is none.
@@ -64,6 +65,7 @@ class Parsed:
     off: Array
     seen: Flags
     covered: Flags
+    clear: Flags
     count: NDArray[np.int64]
     stray: Array
     wall: NDArray[np.int64]
@@ -133,7 +135,7 @@ def _parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
     full = np.quantile(radius, 0.8, axis=1)
     side, reach = full * recipe.widest, full * recipe.reach / recipe.radius[1]
     for _ in range(2):  # first whatever the shapes, then with those found
-        walled, meets = _walled(position, side, wall), _meets(position, reach)
+        walled, meets = near_wall(position, side + 0.5, wall), _meets(position, reach)
         full, best = _outlines(radius, shape_misfit, seen, seen & ~walled & ~meets)
         reaches = np.array([SHAPES[name] for name in recipe.shapes])[best]
         side, reach = full * reaches[..., 0], full * reaches.max(-1)
@@ -151,6 +153,7 @@ def _parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
         off=off,
         seen=seen,
         covered=walled | meets,
+        clear=seen & ~meets & (~walled | whole),
         count=(area >= least).sum(-1),
         stray=stray + lost,
         wall=wall,
@@ -244,9 +247,9 @@ def _outlines(radius: Array, misfit: Array, seen: Flags, clear: Flags) -> tuple[
     return full, np.where(use[..., None], misfit, 0.0).sum(1).argmin(-1)
 
 
-def _walled(position: Array, side: Array, wall: NDArray[np.int64]) -> Flags:
-    """Whether each object, which reaches ``side`` (N, n) pixels sideways, comes within half a pixel of the wall."""
-    close, x = side[:, None] + 0.5, position[..., 0]
+def near_wall(position: Array, reach: Array, wall: NDArray[np.int64]) -> Flags:
+    """Whether objects at ``position`` (N, T, n, 2) are within ``reach`` (N, n) pixels of the ``wall`` (N, 2)."""
+    close, x = reach[:, None], position[..., 0]
     left, right = wall[:, :1, None], wall[:, 1:, None]
     return (right > left) & (x + close > left) & (x - close < right)
 

@@ -141,7 +141,8 @@ class Recipe:
         if self.objects > fit:
             raise UserError(
                 f"data.objects={self.objects} do not fit on one orbit in a {self.height}x{self.width} frame at radius "
-                f"{self.radius[1]:g}, but {fit} do; take that many, larger frames, a smaller data.radius, or leave 'orbit' out."
+                f"{self.radius[1]:g} and speed {self.speed[1]:g}, but {fit} do; take that many, a smaller data.radius, a greater "
+                f"data.speed in larger frames, or leave 'orbit' out."
             )
 
     @property
