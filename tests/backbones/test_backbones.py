@@ -147,5 +147,5 @@ def test_the_code_is_repeated_over_the_positions_it_covers() -> None:
 
 
 def test_depths_and_strides_must_go_together() -> None:
-    with pytest.raises(UserError, match="one entry a stage"):
+    with pytest.raises(UserError, match="an entry for each stage"):
         build("backbones", {"name": "causal3d", "widths": [8, 8], "strides": []}, latent_out=OUT, latent_in=IN)
