@@ -559,6 +559,25 @@ def test_a_run_that_cannot_be_gone_on_with(unfinished: Path, trained: Path, caps
     )
 
 
+def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(python: Callable[[str], CompletedProcess[str]]) -> None:
+    done = python("""
+import os, signal
+from pathlib import Path
+from vidgen.runs import find_run, new_run
+
+run = new_run(Path("runs"), "title", "fingerprint")
+worker = os.fork()
+if not worker:
+    signal.pause()
+print(find_run(Path("runs"), "fingerprint", "auto"))
+run.release()
+again = find_run(Path("runs"), "fingerprint", "auto")
+os.kill(worker, signal.SIGKILL)
+print(again is not None)
+""")
+    assert done.stdout.split() == ["None", "True"], done.stderr
+
+
 def test_a_run_goes_on_in_its_own_precision(unfinished: Path, no_long_work: None) -> None:
     """Whatever the probe would say now; and ``latest`` leads to it again."""
     from vidgen.cli.plan import Plan

@@ -150,6 +150,7 @@ def check_writable(folder: Path, option: str) -> None:
 def _lock(path: Path) -> IO[str] | None:
     """An exclusive lock that the system lets go of when the process dies, or None where another holds it."""
     file = (path / ".lock").open("w")
+    os.register_at_fork(after_in_child=file.close)  # else a worker that outlives a killed run would keep the folder
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
