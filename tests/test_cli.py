@@ -566,9 +566,12 @@ from pathlib import Path
 from vidgen.runs import find_run, new_run
 
 run = new_run(Path("runs"), "title", "fingerprint")
+ready, started = os.pipe()
 worker = os.fork()
 if not worker:
+    os.write(started, b"!")
     signal.pause()
+os.read(ready, 1)
 print(find_run(Path("runs"), "fingerprint", "auto"))
 run.release()
 again = find_run(Path("runs"), "fingerprint", "auto")
