@@ -28,6 +28,7 @@ import vidgen
 from vidgen import config
 from vidgen.cli import COMMANDS, COMPOSED, doctor, help, main
 from vidgen.cli.compose import compose
+from vidgen.cli.progress import clock
 from vidgen.evaluation import rows
 
 
@@ -663,6 +664,21 @@ def test_ctrl_c_between_two_stages_says_how_to_go_on(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="130"):
         main(["fit", *TINY])
     assert "(going on with it)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3900, "1 h 5 min"),
+        (3 * 86400 + 4 * 3600, "3 days 4 h"),
+    ],
+)
+def test_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    assert clock(seconds) == said
 
 
 def test_a_step_that_would_take_long_is_estimated_from_one_clip(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

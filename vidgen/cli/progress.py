@@ -54,10 +54,12 @@ class Stage:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them: ``48 s``, ``3 min 20 s``, ``1 h 5 min``."""
+    """Seconds as a person says them: ``48 s``, ``3 min 20 s``, ``1 h 5 min``, ``3 days 4 h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days {whole % 86400 // 3600} h"
