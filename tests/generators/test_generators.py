@@ -275,7 +275,7 @@ def test_it_can_learn_four_clips_by_heart(name: str, tokens: str, tmp_path: Path
     tokenizer = tiny.tokenizer(tokens).eval()
     tokenizer.measure(tiny.videos(tokenizer))
     cache = tiny.latent_cache(tokenizer, tmp_path / "latents", count=4)
-    start = tiny.generator(name, tokenizer.space, width=64, depth=3, steps=40, label_dropout=0.0)
+    start = tiny.generator(name, tokenizer.space, width=96, depth=3, steps=40, label_dropout=0.0)  # a token has up to 72 values
     training = tiny.generator_training(
         name, tokenizer, cache, start=start, steps=600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98
     )
