@@ -25,7 +25,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cells(table: str) -> list[list[str]]:
     """The rows of the first table of a text, head first."""
-    rows = [line for line in table.splitlines() if line.startswith("|")]
+    first = next(part for part in table.split("\n\n") if part.startswith("|"))
+    rows = first.splitlines()
     found = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert len({len(row) for row in found}) == 1
     return [found[0], *found[2:]]
