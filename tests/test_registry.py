@@ -86,7 +86,9 @@ def test_options_are_not_shared_lists() -> None:
 def test_a_quantizer_makes_the_kind_that_its_file_says(name: str) -> None:
     """What `vidgen list --pairs` reads without torch, held against the quantizer that is built."""
     quantizer = registry.build("quantizers", config.load("tokenizer/quantizer", name))
-    spec = LatentSpec(channels=1, stride=(1, 1, 1), causal=True, levels=quantizer.levels)
+    spec = LatentSpec(
+        channels=1, stride=(1, 1, 1), causal=True, levels=quantizer.levels, stages=quantizer.stages, scales=quantizer.scales
+    )
     assert routes.kind({"quantizer": {"name": name}}) == spec.kind
 
 
@@ -107,6 +109,7 @@ import torch
 
 class Acme(torch.nn.Module):
     stages = 1
+    scales = clip = None
 
     def __init__(self, *, size: int = 3, signs: bool = True, table: str | None = None) -> None:
         super().__init__()

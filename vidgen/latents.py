@@ -21,9 +21,13 @@ Shape = tuple[int, int, int]
 """Frames, height, width of a video, or cells along the same axes of a latent grid."""
 
 
-def _scaled(grid: Shape, scale: tuple[float, float, float]) -> Shape:
-    t, h, w = (max(1, math.floor(size * part + 0.5)) for size, part in zip(grid, scale, strict=True))
-    return t, h, w
+def scale_grids(grid: Shape, scales: Sequence[tuple[float, float, float]]) -> tuple[Shape, ...]:
+    """The grid of each scale of a pyramid over ``grid``: its fraction of every axis rounded half up, and at least 1."""
+    grids = []
+    for scale in scales:
+        t, h, w = (max(1, math.floor(size * part + 0.5)) for size, part in zip(grid, scale, strict=True))
+        grids.append((t, h, w))
+    return tuple(grids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,14 @@ class LatentSpec:
 
     @property
     def kind(self) -> Literal["continuous", "bits", "ids"]:
-        """``continuous`` without levels, ``bits`` where every sub-id is binary, else ``ids``."""
+        """``continuous`` without levels, ``bits`` where ``h`` is the binary sub-ids as -1 and 1, else ``ids``.
+
+        The bits of residual stages and of a pyramid's scales are sub-ids like others: a cell's latent is a sum over them.
+        """
         if self.levels is None:
             return "continuous"
-        return "bits" if all(level == 2 for level in self.levels) else "ids"
+        plain = self.stages == 1 and self.scales is None
+        return "bits" if plain and all(level == 2 for level in self.levels) else "ids"
 
     @property
     def vocab_size(self) -> int | None:
@@ -100,12 +108,16 @@ class LatentSpec:
         full = self.grid(shape, start)
         if self.scales is None:
             return (full,)
+        lengths = self.pieces(full[0], start)
+        return tuple(grid for length in lengths for grid in scale_grids((length, *full[1:]), self.scales))
+
+    def pieces(self, cells: int, start: int = 0) -> list[int]:
+        """How many of ``cells`` cells are quantized together: all, or with ``clip`` cell 0, then each clip, then the rest."""
         if self.clip is None:
-            return tuple(_scaled(full, scale) for scale in self.scales)
+            return [cells]
         lengths = [1] if start == 0 and self.causal else []
-        rest = full[0] - len(lengths)
-        lengths += [self.clip] * (rest // self.clip) + ([rest % self.clip] if rest % self.clip else [])
-        return tuple(_scaled((length, *full[1:]), scale) for length in lengths for scale in self.scales)
+        rest = cells - len(lengths)
+        return lengths + [self.clip] * (rest // self.clip) + ([rest % self.clip] if rest % self.clip else [])
 
     def num_tokens(self, shape: Shape, start: int = 0) -> int:
         """Tokens a video of ``shape`` (T, H, W) becomes, over all scales."""

@@ -14,6 +14,8 @@ from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vidgen.nn.stream import Stream
+
 
 @runtime_checkable
 class Data(Protocol):
@@ -47,7 +49,8 @@ class Data(Protocol):
 class Quantized:
     """What a quantizer makes of the encoder's output; see :class:`vidgen.latents.Latent` for ``z``, ``h``, ``logvar``.
 
-    ``ids`` is (B, t, h, w, L). ``losses`` are already weighted, so that their sum joins the tokenizer's total.
+    ``h`` is in the bottleneck's own units, ``ids`` (B, N, L) over one grid, or over the grids of a pyramid, coarse to fine.
+    ``losses`` are already weighted, so that their sum joins the tokenizer's total.
     """
 
     z: Tensor
@@ -61,25 +64,31 @@ class Quantized:
 class Quantizer(Protocol):
     """The bottleneck of a tokenizer, a ``torch.nn.Module``.
 
-    ``in_channels`` is what the encoder must emit, ``channels`` what the decoder receives, ``levels`` and ``stages`` as in
-    :class:`vidgen.latents.LatentSpec`.
+    ``in_channels`` is what the encoder must emit, ``channels`` what the decoder receives (``z``, and ``h`` too); ``levels``,
+    ``stages``, ``scales`` and ``clip`` are as in :class:`vidgen.latents.LatentSpec`. State that training changes outside the
+    gradient (counts, averages, whether a codebook has been started) is in buffers, so that it is saved and resumed.
     """
 
     in_channels: int
     channels: int
     levels: tuple[int, ...] | None
     stages: int
+    scales: tuple[tuple[float, float, float], ...] | None
+    clip: int | None
 
     def __call__(self, x: Tensor) -> Quantized:
-        """(B, in_channels, t, h, w) -> :class:`Quantized`; losses only in training mode."""
+        """(B, in_channels, t, h, w) -> :class:`Quantized`; losses and updates of buffers only in training mode."""
         ...
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, t, h, w, L) ids -> z (B, channels, t, h, w). Continuous bottlenecks have no ids and raise."""
+    def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
+        """(B, N, L) ids over ``grids`` -> z (B, channels, t, h, w); of a pyramid the ids of its first scales are enough.
+
+        Continuous bottlenecks have no ids and raise TypeError.
+        """
         ...
 
-    def project(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The nearest legal ``(z, ids)`` to ``h`` (B, D', t, h, w) in the bottleneck's own units."""
+    def project(self, h: Tensor) -> Quantized:
+        """The nearest legal latent to ``h`` (B, channels, t, h, w) in the bottleneck's own units: z, h and ids, no losses."""
         ...
 
     def anneal(self, progress: float) -> None:
@@ -94,12 +103,16 @@ class Backbone(Protocol):
     stride: Shape
     causal: bool
 
-    def encode(self, video: Tensor) -> Tensor:
-        """(B, C, T, H, W) whose length fits -> (B, latent_out, t, h, w)."""
+    def encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
+        """(B, C, T, H, W) whose length fits -> (B, latent_out, t, h, w); at ``start`` > 0 the first cell is a whole one.
+
+        With a ``stream`` (causal backbones), ``video`` goes on where the chunk before it ended: the cells of all chunks are those
+        of the whole video, however it is cut.
+        """
         ...
 
-    def decode(self, z: Tensor, start: int = 0) -> Tensor:
-        """(B, latent_in, t, h, w) -> (B, C, T, H, W); at ``start`` > 0 the first cell is not the one-frame cell."""
+    def decode(self, z: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
+        """(B, latent_in, t, h, w) -> (B, C, T, H, W); ``start`` and ``stream`` as in :meth:`encode`."""
         ...
 
 
@@ -126,6 +139,10 @@ class LatentSpace(Protocol):
 
     def project(self, h: Tensor, *, num_frames: int | None = None, start: int = 0) -> Latent:
         """The nearest legal latent: ``embed(project(h).ids) == project(h).z``."""
+        ...
+
+    def pyramid(self, latent: Latent, flip: float = 0.0) -> tuple[list[Tensor], list[Tensor]]:
+        """Of a tokenizer with ``spec.scales``, per scale: the ids to predict (B, N, L), and z (B, D, t, h, w) summed so far."""
         ...
 
 

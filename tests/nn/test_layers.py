@@ -12,6 +12,7 @@ from vidgen.nn.causal_conv import SpatialConv, TemporalConv, patchify, unpatchif
 from vidgen.nn.embeddings import LabelEmbedding, TimestepEmbedding
 from vidgen.nn.norm import ChannelNorm
 from vidgen.nn.rope import grid_positions, rotary_table, rotate
+from vidgen.nn.stream import Stream
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -41,7 +42,7 @@ def test_temporal_conv_is_a_causally_padded_3d_convolution(kernel: int, stride: 
         x = torch.randn(2, frames, 3, 2, 3)
         padded = F.pad(x.permute(0, 4, 1, 2, 3), (0, 0, 0, 0, kernel - 1, 0))
         expected = F.conv3d(padded, weight, layer.linear.bias, stride=(stride, 1, 1))
-        torch.testing.assert_close(layer(x), expected.permute(0, 2, 3, 4, 1))
+        torch.testing.assert_close(layer(x, Stream()), expected.permute(0, 2, 3, 4, 1))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -50,7 +51,7 @@ def test_temporal_conv_sees_its_window_and_nothing_else(stride: int) -> None:
     layer = TemporalConv(1, 1, kernel=3, stride=stride)
     for cells in (1, 2, 4):
         x = torch.randn(1, 1 + stride * (cells - 1), 1, 1, 1, requires_grad=True)
-        y = layer(x)
+        y = layer(x, Stream())
         assert y.shape[1] == cells
         for cell in range(cells):
             (slope,) = torch.autograd.grad(y[0, cell].sum(), x, retain_graph=True)

@@ -67,8 +67,9 @@ def test_weight_0_is_a_plain_autoencoder() -> None:
 def test_everything_is_legal_and_nothing_has_an_id() -> None:
     quantizer = KL(channels=3)
     h = torch.randn(1, 3, 1, 1, 1)
-    z, ids = quantizer.project(h)
-    assert torch.equal(z, h)
-    assert ids is None
+    code = quantizer.project(h)
+    assert torch.equal(code.z, h)
+    assert torch.equal(code.h, h)
+    assert code.ids is None
     with pytest.raises(TypeError, match="continuous"):
-        quantizer.embed(torch.zeros(1, 1, 1, 1, 1, dtype=torch.long))
+        quantizer.embed(torch.zeros(1, 1, 1, dtype=torch.long), ((1, 1, 1),))

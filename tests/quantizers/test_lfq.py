@@ -79,7 +79,7 @@ def test_agrees_with_vector_quantize_pytorch(diversity: float) -> None:
     y = x.detach().clone().requires_grad_()
     (code, ids, loss), parts = theirs(y, inv_temperature=100.0, return_loss_breakdown=True)
     got = ours(x)
-    assert torch.equal(joint_ids(got.ids, ours.levels), ids.long())
+    assert torch.equal(joint_ids(got.ids, ours.levels), ids.flatten(1).long())
     torch.testing.assert_close(got.z, code)
     token, codebook = lfq_entropies(x.movedim(1, -1).reshape(-1, 8), 0.01)
     torch.testing.assert_close(token, parts.per_sample_entropy, rtol=1e-3, atol=1e-3)
@@ -102,31 +102,31 @@ def test_the_gradient_passes_straight_through() -> None:
 
 
 def test_zero_counts_as_negative() -> None:
-    z, ids = LFQ(bits=3).project(torch.tensor([0.0, -0.0, 1e-30]).view(1, 3, 1, 1, 1))
-    assert z.flatten().tolist() == [-1, -1, 1]
-    assert ids.flatten().tolist() == [0, 0, 1]
+    code = LFQ(bits=3).project(torch.tensor([0.0, -0.0, 1e-30]).view(1, 3, 1, 1, 1))
+    assert code.z.flatten().tolist() == [-1, -1, 1]
+    assert code.ids.flatten().tolist() == [0, 0, 1]
 
 
 def test_ids_name_every_code_of_the_codebook_once() -> None:
     """All 1024 words: ids -> z -> ids is the identity, and counting them counts through the bits, most significant first."""
     quantizer = LFQ(bits=10)
-    words = torch.tensor(list(product((0, 1), repeat=10))).view(1, 8, 8, 16, 10)
-    z = quantizer.embed(words)
+    words = torch.tensor(list(product((0, 1), repeat=10))).view(1, 1024, 10)
+    z = quantizer.embed(words, ((8, 8, 16),))
     assert z.shape == (1, 10, 8, 8, 16)
     assert set(z.unique().tolist()) == {-1.0, 1.0}
-    again, ids = quantizer.project(z)
-    assert torch.equal(ids, words)
-    assert torch.equal(again, z)
-    assert torch.equal(joint_ids(ids, quantizer.levels).flatten(), torch.arange(1024))
+    again = quantizer.project(z)
+    assert torch.equal(again.ids, words)
+    assert torch.equal(again.z, z)
+    assert torch.equal(joint_ids(again.ids, quantizer.levels).flatten(), torch.arange(1024))
 
 
 def test_embed_and_project_keep_their_law() -> None:
     quantizer = LFQ(bits=5)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         h = torch.randn(2, 5, 3, 2, 2, dtype=dtype)
-        z, ids = quantizer.project(h)
-        assert z.dtype == dtype
-        assert torch.equal(quantizer.embed(ids).to(dtype), z)
+        code = quantizer.project(h)
+        assert code.z.dtype == code.h.dtype == dtype
+        assert torch.equal(quantizer.embed(code.ids, ((3, 2, 2),)).to(dtype), code.z)
 
 
 def test_losses_are_weighted_and_only_there_in_training() -> None:

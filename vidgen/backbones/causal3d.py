@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vidgen.errors import UserError
 from vidgen.nn.causal_conv import SpatialConv, TemporalConv, patchify, unpatchify
 from vidgen.nn.norm import ChannelNorm
+from vidgen.nn.stream import Stream
 
 Stride = tuple[int, int, int]
 
@@ -43,10 +44,10 @@ class ResidualBlock(nn.Module):
         )
         self.skip = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            y = conv(nn.functional.silu(norm(y)))
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        y = self.convs[0](nn.functional.silu(self.norms[0](x)))
+        y = self.convs[1](nn.functional.silu(self.norms[1](y)), stream)
+        y = self.convs[2](nn.functional.silu(self.norms[2](y)))
         return self.skip(x) + y
 
 
@@ -56,10 +57,11 @@ class Downsample(nn.Module):
     def __init__(self, channels: int, stride: Stride) -> None:
         super().__init__()
         self.space = SpatialConv(channels, channels, stride=stride[1:])
-        self.time = TemporalConv(channels, channels, stride=stride[0]) if stride[0] > 1 else nn.Identity()
+        self.time = TemporalConv(channels, channels, stride=stride[0]) if stride[0] > 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.time(self.space(x))
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.space(x)
+        return x if self.time is None else self.time(x, stream)
 
 
 class Upsample(nn.Module):
@@ -71,9 +73,9 @@ class Upsample(nn.Module):
         self.time = TemporalConv(channels, channels)
         self.expand = nn.Linear(channels, channels * prod(stride))
 
-    def forward(self, x: Tensor, first: bool) -> Tensor:
-        y = unpatchify(self.expand(self.time(x)), self.stride)
-        return y[:, self.stride[0] - 1 :] if first else y
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        y = unpatchify(self.expand(self.time(x, stream)), self.stride)
+        return y[:, self.stride[0] - 1 :] if stream.first else y
 
 
 class AdaptiveNorm(nn.Module):
@@ -111,19 +113,21 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         width = widths[0]
-        self.stem = nn.Sequential(SpatialConv(in_channels, width, kernel=kernel), TemporalConv(width, width, kernel=kernel))
-        layers: list[nn.Module] = []
+        self.stem = nn.ModuleList([SpatialConv(in_channels, width, kernel=kernel), TemporalConv(width, width, kernel=kernel)])
+        self.layers = nn.ModuleList()
         for stage, (target, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:
-                layers.append(Downsample(width, strides[stage - 1]))
+                self.layers.append(Downsample(width, strides[stage - 1]))
             for _ in range(depth):
-                layers.append(ResidualBlock(width, target, kernel))
+                self.layers.append(ResidualBlock(width, target, kernel))
                 width = target
-        self.layers = nn.Sequential(*layers)
         self.head = nn.Sequential(ChannelNorm(width), nn.SiLU(), nn.Linear(width, out))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(self.stem(x)))
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        x = self.stem[1](self.stem[0](x), stream)
+        for layer in self.layers:
+            x = layer(x, stream)
+        return self.head(x)
 
 
 class Decoder(nn.Module):
@@ -134,12 +138,10 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         width = widths[-1]
-        self.stem = nn.Sequential(SpatialConv(code, width), TemporalConv(width, width))
+        self.stem = nn.ModuleList([SpatialConv(code, width), TemporalConv(width, width)])
         self.stages: Any = nn.ModuleList()
         for stage in reversed(range(len(widths))):
-            blocks = nn.Sequential(
-                *[ResidualBlock(width if i == 0 else widths[stage], widths[stage]) for i in range(depths[stage])]
-            )
+            blocks = nn.ModuleList(ResidualBlock(width if i == 0 else widths[stage], widths[stage]) for i in range(depths[stage]))
             norm = AdaptiveNorm(width, code) if adaptive else None
             width = widths[stage] if depths[stage] else width
             up = Upsample(width, strides[stage - 1]) if stage else None
@@ -149,14 +151,15 @@ class Decoder(nn.Module):
         self.norm = ChannelNorm(width)
         self.head = SpatialConv(width, out)
 
-    def forward(self, code: Tensor, first: bool) -> Tensor:
-        x = self.stem(code)
+    def forward(self, code: Tensor, stream: Stream) -> Tensor:
+        x = self.stem[1](self.stem[0](code), stream)
         for stage in self.stages:
             if "norm" in stage:
-                x = stage["norm"](x, code, first)
-            x = stage["blocks"](x)
+                x = stage["norm"](x, code, stream.first)
+            for block in stage["blocks"]:
+                x = block(x, stream)
             if "up" in stage:
-                x = stage["up"](x, first)
+                x = stage["up"](x, stream)
         return self.head(nn.functional.silu(self.norm(x)))
 
 
@@ -204,16 +207,17 @@ class Causal3D(nn.Module):
         self.encoder = Encoder(in_channels * prod(patch), widths, encoder_depths, strides, latent_out, encoder_kernel)
         self.decoder = Decoder(latent_in, widths, decoder_depths, strides, in_channels * prod(patch), adaptive)
 
-    def encode(self, video: Tensor) -> Tensor:
-        """(B, C, 1 + s*k, H, W) -> (B, latent_out, 1 + k, H / s_h, W / s_w)."""
-        x = video.permute(0, 2, 3, 4, 1)
-        if self.patch[0] > 1:
+    def encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
+        """(B, C, 1 + s*k, H, W) -> (B, latent_out, 1 + k, H / s_h, W / s_w); from ``start`` > 0 on every cell is s frames."""
+        x, stream = video.permute(0, 2, 3, 4, 1), Stream.at(start, stream)
+        if stream.first and self.patch[0] > 1:
             x = torch.cat([x[:, :1].expand(-1, self.patch[0] - 1, -1, -1, -1), x], dim=1)
-        return self.encoder(patchify(x, self.patch)).permute(0, 4, 1, 2, 3)
+        return self.encoder(patchify(x, self.patch), stream).permute(0, 4, 1, 2, 3)
 
-    def decode(self, z: Tensor, start: int = 0) -> Tensor:
+    def decode(self, z: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
         """(B, latent_in, t, h, w) -> video (B, C, T, H, W); from ``start`` > 0 on every cell is s frames."""
-        video = unpatchify(self.decoder(z.permute(0, 2, 3, 4, 1), start == 0), self.patch)
-        if start == 0:
+        stream = Stream.at(start, stream)
+        video = unpatchify(self.decoder(z.permute(0, 2, 3, 4, 1), stream), self.patch)
+        if stream.first:
             video = video[:, self.patch[0] - 1 :]
         return video.permute(0, 4, 1, 2, 3)

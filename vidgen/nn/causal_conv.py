@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vidgen.nn.stream import Stream
+
 
 class SpatialConv(nn.Module):
     """A k x k convolution of every frame by itself: (B, T, H, W, C) -> (B, T, H / stride, W / stride, C')."""
@@ -25,7 +27,8 @@ class SpatialConv(nn.Module):
 class TemporalConv(nn.Module):
     """A causal convolution over time: output t sees the inputs up to t * stride and none after.
 
-    With a stride, 1 + s*k frames become 1 + k. Before the first frame stand zeros (MAGVIT-v2, section 3.2).
+    With a stride, 1 + s*k frames become 1 + k at the start of a video and s*k become k after it. Before the first frame stand
+    zeros (MAGVIT-v2, section 3.2).
     """
 
     def __init__(self, channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1) -> None:
@@ -33,10 +36,13 @@ class TemporalConv(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.linear = nn.Linear(kernel * channels, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        padded = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, self.kernel - 1, 0))
-        last = x.shape[1] - 1
-        seen = [padded[:, tap : tap + last + 1 : self.stride] for tap in range(self.kernel)]
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        frames = x.shape[1]
+        x = stream.extend(self, x, self.kernel - 1)
+        missing = frames + self.kernel - 1 - x.shape[1]
+        x = nn.functional.pad(x, (0, 0, 0, 0, 0, 0, missing, 0)) if missing else x
+        first = 0 if stream.first else self.stride - 1
+        seen = [x[:, tap + first : tap + frames : self.stride] for tap in range(self.kernel)]
         return self.linear(torch.cat(seen, dim=-1))
 
 

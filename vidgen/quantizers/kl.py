@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vidgen.latents import Shape
 from vidgen.protocols import Quantized
 
 KIND = "continuous"
@@ -26,6 +27,7 @@ class KL(nn.Module):
 
     levels = None
     stages = 1
+    scales = clip = None
 
     def __init__(self, *, channels: int = 16, weight: float = 1e-6) -> None:
         super().__init__()
@@ -45,13 +47,13 @@ class KL(nn.Module):
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=1).mean()
         return Quantized(z=z, h=mean, logvar=logvar, losses={"kl": self.weight * divergence})
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
         """Continuous latents have no ids."""
         raise TypeError("kl latents are continuous and have no ids; decode from z or h.")
 
-    def project(self, h: Tensor) -> tuple[Tensor, None]:
+    def project(self, h: Tensor) -> Quantized:
         """Every real vector is legal."""
-        return h, None
+        return Quantized(z=h, h=h)
 
     def anneal(self, progress: float) -> None:
         """kl has no schedule."""

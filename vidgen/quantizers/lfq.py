@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.latents import Shape
 from vidgen.protocols import Quantized
 
 KIND = "bits"
@@ -34,6 +35,7 @@ class LFQ(nn.Module):
     """
 
     stages = 1
+    scales = clip = None
 
     def __init__(
         self,
@@ -53,9 +55,9 @@ class LFQ(nn.Module):
         self.progress = 0.0
 
     def forward(self, x: Tensor) -> Quantized:
-        """(B, bits, t, h, w) -> signs with a straight-through gradient, ids of shape (B, t, h, w, bits)."""
+        """(B, bits, t, h, w) -> signs with a straight-through gradient, ids of shape (B, N, bits)."""
         x = x.float()  # the entropy terms overflow in half precision
-        z, ids = self.project(x)
+        code = self.project(x)
         losses = {}
         if self.training:
             tokens = x.movedim(1, -1).reshape(-1, x.shape[1])
@@ -63,17 +65,19 @@ class LFQ(nn.Module):
                 token, codebook = lfq_entropies(tokens, self.temperature)
             weight = self.entropy_weight * (1 + (self.entropy_end - 1) * self.progress)
             losses["entropy"] = weight * (token - self.diversity * codebook)
-            losses["commitment"] = self.commitment * F.mse_loss(x, z.detach())
-        return Quantized(z=x + (z - x).detach(), h=z.detach(), ids=ids, losses=losses)
+            losses["commitment"] = self.commitment * F.mse_loss(x, code.z.detach())
+        return Quantized(z=x + (code.z - x).detach(), h=code.h.detach(), ids=code.ids, losses=losses)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """(B, t, h, w, bits) of 0 and 1 -> (B, bits, t, h, w) of -1 and 1."""
-        return ids.movedim(-1, 1).float() * 2 - 1
+    def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
+        """(B, N, bits) of 0 and 1 -> (B, bits, t, h, w) of -1 and 1."""
+        (grid,) = grids
+        return ids.unflatten(1, grid).movedim(-1, 1).float() * 2 - 1
 
-    def project(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, h: Tensor) -> Quantized:
         """Signs of ``h`` and the bits that they are."""
         positive = h > 0
-        return torch.where(positive, 1.0, -1.0).to(h.dtype), positive.movedim(1, -1).long()
+        z = torch.where(positive, 1.0, -1.0).to(h.dtype)
+        return Quantized(z=z, h=z, ids=positive.movedim(1, -1).flatten(1, 3).long())
 
     def anneal(self, progress: float) -> None:
         """Moves the entropy weight along its schedule; ``progress`` in [0, 1]."""

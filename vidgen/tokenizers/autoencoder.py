@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from math import prod
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.errors import UserError
 from vidgen.latents import Latent, LatentSpec, Losses
+from vidgen.nn.stream import Stream
+from vidgen.protocols import Quantized
 from vidgen.registry import build
-from vidgen.tokenizers.space import BottleneckSpace, Standardise
+from vidgen.tokenizers.space import BottleneckSpace, Standardise, as_latent, in_pieces
 
 
 class Autoencoder(nn.Module):
@@ -37,6 +39,8 @@ class Autoencoder(nn.Module):
             causal=self.backbone.causal,
             levels=self.quantizer.levels,
             stages=self.quantizer.stages,
+            scales=self.quantizer.scales,
+            clip=self.quantizer.clip,
         )
         self.standardise = Standardise(latent_in)  # stays the identity for bits, which are -1 and 1 as they are
 
@@ -54,8 +58,8 @@ class Autoencoder(nn.Module):
         Raises:
             UserError: where the height or width is not a multiple of the stride.
         """
-        code = self.quantizer(self.backbone.encode(self._padded(video)))
-        latent = self._latent(code.z, code.h, code.logvar, code.ids, frames=video.shape[2])
+        code = self._quantized(self.backbone.encode(self._padded(video)))
+        latent = as_latent(code, self.spec, self.standardise, num_frames=video.shape[2], start=0)
         reconstruction = self.backbone.decode(code.z)[:, :, : video.shape[2]].float()
         scalars = {
             "l1": F.l1_loss(reconstruction, video),
@@ -72,26 +76,47 @@ class Autoencoder(nn.Module):
         Raises:
             UserError: where the height or width is not a multiple of the stride.
         """
-        padded = self._padded(video)
-        training = self.quantizer.training
-        self.quantizer.eval()
-        code = self.quantizer(self.backbone.encode(padded))
-        self.quantizer.train(training)
-        return self._latent(code.z, code.h, code.logvar, code.ids, frames=video.shape[2])
+        return self._encode(video)
 
     @torch.no_grad()
     def decode(self, latent: Latent) -> Tensor:
         """From ``z``, else ``ids``, else ``h`` -> video (B, C, num_frames, H, W)."""
-        z: Tensor | None
-        if latent.z is not None:
-            z = latent.z
-        elif latent.ids is not None:
-            z = self.space.embed(latent.ids, latent.grids)
-        elif latent.h is not None:
-            z = self.space.project(latent.h, start=latent.start).z
-        else:
-            raise ValueError("A latent needs z, ids or h to be decoded, and this one has none of them.")
-        return self.backbone.decode(z, latent.start)[:, :, : latent.num_frames].float()
+        return self._decode(latent)
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Latent]:
+        """Encodes a video that comes in chunks (B, C, any number of frames, H, W), in memory that does not grow with its length.
+
+        Yields:
+            latents that follow one another, as soon as their cells are whole; joined by :meth:`Latent.cat` they are what
+            :meth:`encode` gives for the whole video, however it was cut into chunks. The last may end in a partly filled cell.
+
+        Raises:
+            UserError: where the backbone is not causal, or the height or width is not a multiple of the stride.
+        """
+        self._check_streams()
+        stream, start, waiting = Stream(), 0, None
+        for chunk in chunks:
+            waiting = chunk if waiting is None else torch.cat([waiting, chunk], dim=2)
+            cells = self._whole(waiting.shape[2], start)
+            if cells:
+                frames = self.spec.frames(cells, start)
+                yield self._encode(waiting[:, :, :frames], start, stream)
+                start, waiting = start + cells, waiting[:, :, frames:]
+        if waiting is not None and waiting.shape[2]:
+            yield self._encode(waiting, start, stream)
+
+    @torch.no_grad()
+    def decode_stream(self, latents: Iterable[Latent]) -> Iterator[Tensor]:
+        """Decodes latents that follow one another from cell 0 on; the frames together are what :meth:`decode` gives for all.
+
+        Raises:
+            UserError: where the backbone is not causal.
+        """
+        self._check_streams()
+        stream = Stream()
+        for latent in latents:
+            yield self._decode(latent, stream)
 
     @torch.no_grad()
     def measure(self, videos: Iterable[Tensor]) -> None:
@@ -117,22 +142,43 @@ class Autoencoder(nn.Module):
         """Tells the quantizer's schedules how far training has come, from 0 to 1."""
         self.quantizer.anneal(progress)
 
-    def _padded(self, video: Tensor) -> Tensor:
+    def _encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Latent:
+        """Deterministic, whatever mode the quantizer is in."""
+        training = self.quantizer.training
+        self.quantizer.eval()
+        code = self._quantized(self.backbone.encode(self._padded(video, start), start, stream), start)
+        self.quantizer.train(training)
+        return as_latent(code, self.spec, self.standardise, num_frames=video.shape[2], start=start)
+
+    def _decode(self, latent: Latent, stream: Stream | None = None) -> Tensor:
+        z: Tensor | None
+        if latent.z is not None:
+            z = latent.z
+        elif latent.ids is not None:
+            z = self.space.embed(latent.ids, latent.grids)
+        elif latent.h is not None:
+            z = self.space.project(latent.h, start=latent.start).z
+        else:
+            raise ValueError("A latent needs z, ids or h to be decoded, and this one has none of them.")
+        return self.backbone.decode(z, latent.start, stream)[:, :, : latent.num_frames].float()
+
+    def _quantized(self, x: Tensor, start: int = 0) -> Quantized:
+        return in_pieces(self.quantizer, x, self.spec.pieces(x.shape[2], start))
+
+    def _padded(self, video: Tensor, start: int = 0) -> Tensor:
         """The video at a length that fits; its height and width must."""
-        self.spec.grid((video.shape[2], video.shape[3], video.shape[4]))
-        short = self.spec.frames(self.spec.cells(video.shape[2])) - video.shape[2]
+        self.spec.grid((video.shape[2], video.shape[3], video.shape[4]), start)
+        short = self.spec.frames(self.spec.cells(video.shape[2], start), start) - video.shape[2]
         return torch.cat([video, video[:, :, -1:].expand(-1, -1, short, -1, -1)], dim=2) if short else video
 
-    def _latent(self, z: Tensor, h: Tensor, logvar: Tensor | None, ids: Tensor | None, frames: int) -> Latent:
-        grid = (z.shape[2], z.shape[3], z.shape[4])
-        if logvar is not None:
-            logvar = logvar - 2 * self.standardise.std.log().view(1, -1, 1, 1, 1)
-        return Latent(
-            spec=self.spec,
-            grids=(grid,),
-            num_frames=frames,
-            z=z,
-            h=self.standardise(h),
-            logvar=logvar,
-            ids=None if ids is None else ids.reshape(len(ids), prod(grid), -1),
-        )
+    def _whole(self, frames: int, start: int) -> int:
+        """Cells that ``frames`` frames from cell ``start`` on fill, and that can be quantized without those to come."""
+        first = 1 if start == 0 else 0
+        if frames < first:
+            return 0
+        cells = (frames - first) // self.spec.stride[0]
+        return first + cells - cells % (self.spec.clip or 1)
+
+    def _check_streams(self) -> None:
+        if not self.spec.causal:
+            raise UserError("Only causal tokenizers encode and decode in streams: this one's backbone sees the future.")

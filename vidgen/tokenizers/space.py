@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vidgen.latents import Latent, LatentSpec, Shape
+from vidgen.protocols import Quantized
 
 
 class Standardise(nn.Module):
@@ -50,9 +51,8 @@ class BottleneckSpace:
 
     @torch.no_grad()
     def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
-        """(B, N, L) ids over a plain grid -> z (B, D, t, h, w)."""
-        (grid,) = grids
-        return self._quantizer.embed(ids.unflatten(1, grid))
+        """(B, N, L) ids over ``grids`` -> z (B, D, t, h, w); the ids of a pyramid's first scales alone give the partial z."""
+        return torch.cat([self._quantizer.embed(part, own) for part, own in self._pieces(ids, grids)], dim=2)
 
     @torch.no_grad()
     def project(self, h: Tensor, *, num_frames: int | None = None, start: int = 0) -> Latent:
@@ -60,17 +60,80 @@ class BottleneckSpace:
 
         The law it keeps: ``embed(project(h).ids) == project(h).z``.
         """
-        z, ids = self._quantizer.project(self._standardise.inverse(h))
-        grid = (h.shape[2], h.shape[3], h.shape[4])
-        return Latent(
-            spec=self.spec,
-            grids=(grid,),
-            num_frames=self.spec.frames(grid[0], start) if num_frames is None else num_frames,
-            start=start,
-            z=z,
-            h=self._standardise(z),
-            ids=None if ids is None else ids.reshape(len(ids), prod(grid), -1),
-        )
+        code = in_pieces(self._quantizer.project, self._standardise.inverse(h), self.spec.pieces(h.shape[2], start))
+        return as_latent(code, self.spec, self._standardise, num_frames=num_frames, start=start)
+
+    @torch.no_grad()
+    def pyramid(self, latent: Latent, flip: float = 0.0) -> tuple[list[Tensor], list[Tensor]]:
+        """What a next-scale generator learns, in the order of ``latent.grids``: per scale the ids to predict and z so far.
+
+        Args:
+            latent: with ``ids``; with ``h`` instead where bits are flipped.
+            flip: chance that a bit of a scale is flipped before the sum goes on, so that the next scales' targets are what
+                mends it (bitwise self-correction, Infinity); bits only. 0 gives the stored ids.
+
+        Returns:
+            targets (B, n, L) and z (B, D, t, h, w) with that scale added, over the cells that are quantized together.
+        """
+        targets: list[Tensor] = []
+        sums: list[Tensor] = []
+        if flip:
+            assert latent.h is not None
+            lengths = self.spec.pieces(latent.h.shape[2], latent.start)
+            parts = [self._quantizer.decompose(h, flip) for h in self._standardise.inverse(latent.h).split(lengths, dim=2)]
+        else:
+            assert latent.ids is not None
+            parts = [self._quantizer.sums(ids, own) for ids, own in self._pieces(latent.ids, latent.grids)]
+        for ids, z in parts:
+            targets += ids
+            sums += z
+        return targets, sums
+
+    def _pieces(self, ids: Tensor, grids: tuple[Shape, ...]) -> list[tuple[Tensor, tuple[Shape, ...]]]:
+        """The ids and grids of what is quantized together, in order."""
+        scales = len(self.spec.scales or (1,))
+        own = [grids[first : first + scales] for first in range(0, len(grids), scales)]
+        sizes = [sum(t * h * w for t, h, w in piece) for piece in own]
+        if len(own) == 1:
+            return [(ids, grids)]  # of a pyramid perhaps the first scales alone
+        return list(zip(ids.split(sizes, dim=1), own, strict=True))
+
+
+def in_pieces(quantize: Callable[[Tensor], Quantized], x: Tensor, lengths: Sequence[int]) -> Quantized:
+    """``quantize`` over the parts of ``x`` (B, C, t, h, w) that are quantized together (:meth:`LatentSpec.pieces`), joined."""
+    if len(lengths) == 1:
+        return quantize(x)
+    parts = [quantize(part) for part in x.split(list(lengths), dim=2)]
+    names, ids = parts[0].losses, [part.ids for part in parts if part.ids is not None]
+    return Quantized(
+        z=torch.cat([part.z for part in parts], dim=2),
+        h=torch.cat([part.h for part in parts], dim=2),
+        ids=torch.cat(ids, dim=1) if ids else None,
+        losses={
+            name: sum((part.losses[name] * length for part, length in zip(parts, lengths, strict=True)), x.new_zeros(()))
+            / sum(lengths)
+            for name in names
+        },
+    )
+
+
+def as_latent(code: Quantized, spec: LatentSpec, standardise: Standardise, *, num_frames: int | None, start: int) -> Latent:
+    """A quantizer's result as a latent: h and the log-variance standardised, the grids named; whole cells without a length."""
+    cells, height, width = code.z.shape[2:]
+    frames = spec.frames(cells, start)
+    logvar = code.logvar
+    if logvar is not None:
+        logvar = logvar - 2 * _per_channel(standardise.std, logvar).log()
+    return Latent(
+        spec=spec,
+        grids=spec.grids((frames, height * spec.stride[1], width * spec.stride[2]), start),
+        num_frames=frames if num_frames is None else num_frames,
+        start=start,
+        z=code.z,
+        h=standardise(code.h),
+        logvar=logvar,
+        ids=code.ids,
+    )
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class LatentCache:
                 tensors[name] = torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16).float()
         latent = Latent(spec=self.spec, grids=self.grids, num_frames=self.num_frames, **tensors)
         if latent.h is None and latent.ids is not None and self.spec.kind == "bits":
-            latent.h = self.space.embed(latent.ids, self.grids)
+            latent.h = latent.ids.unflatten(1, self.grids[0]).movedim(-1, 1).float() * 2 - 1
         labels = self.labels[torch.as_tensor(indices)]
         return latent, Condition(label=labels if bool((labels >= 0).all()) else None)
 
