@@ -49,6 +49,18 @@ def test_helper_files_are_no_parts() -> None:
         assert all(isinstance(registry.find(kind, part), type) for part in parts)
 
 
+def test_every_measure_that_is_taken_of_runs_is_listed() -> None:
+    """A class that is not called like its file works and is never found."""
+    from torchmetrics import Metric
+
+    from vidgen.evaluation import measure
+
+    taken = [cls for cls in vars(measure).values() if isinstance(cls, type) and issubclass(cls, Metric)]
+    assert len(taken) >= 4
+    for cls in taken:
+        assert registry.find("metrics", cls.__module__.rpartition(".")[2]) is cls
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "sentence"),
     [

@@ -143,7 +143,7 @@ def test_what_the_judge_says_is_what_has_a_meaning():
 
 
 def test_what_a_codebook_says_has_a_meaning():
-    from vidgen.metrics.codebook import CodebookUsage
+    from vidgen.metrics.codebook_usage import CodebookUsage
 
     usage = CodebookUsage(levels=(2,))
     usage.update(torch.zeros(1, 1, 1, dtype=torch.long))

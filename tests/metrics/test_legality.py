@@ -473,8 +473,22 @@ def test_the_summary_counts(default):
 def test_a_summary_of_nothing_readable_says_so():
     world = Worlds()
     summary = Legality(world)(np.full((4, 17, 32, 32, 3), 128, dtype=np.uint8), np.zeros(4, dtype=int)).summary()
-    assert summary["law_residual"].n == 0 and math.isnan(summary["law_residual"].value)
-    assert summary["appearance_legal"].value == 0
+    for name in ("law_residual", "color_constant", "shape_constant", "size_error"):
+        assert summary[name].n == 0 and math.isnan(summary[name].value)
+    assert summary["appearance_legal"].value == summary["presence"].value == 0
+
+
+def test_clips_that_show_nothing_are_left_out_of_what_is_said_of_objects(default):
+    """A blank clip has objects of no size, shape or colour: neither perfect ones nor wrong ones."""
+    some = slice(0, 8)
+    video = default.video[some].copy()
+    video[2] = GROUND
+    part, whole = (
+        default.judge(clips, default.label[some], default.actions[some]).summary() for clips in (video, default.video[some])
+    )
+    for name in ("color_constant", "shape_constant", "size_error"):
+        assert part[name].n == 7
+        assert part[name].value == pytest.approx(whole[name].value, abs=0.01)
 
 
 @pytest.mark.parametrize(("successes", "n"), list(itertools.product((0, 1, 7, 10), (10, 250))))

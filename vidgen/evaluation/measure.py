@@ -20,9 +20,11 @@ from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
-from vidgen.metrics.codebook import CodebookUsage
+from vidgen.metrics.codebook_usage import CodebookUsage
 from vidgen.metrics.legality import MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts, wilson
-from vidgen.metrics.reconstruction import PSNR, SSIM, SSIM_WINDOW, RegionPSNR, foreground
+from vidgen.metrics.psnr import PSNR
+from vidgen.metrics.region_psnr import RegionPSNR, foreground
+from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
 from vidgen.protocols import Data
 from vidgen.registry import build
 

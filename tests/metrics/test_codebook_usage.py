@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
-from vidgen.metrics.codebook import LARGEST_JOINT, CodebookUsage
+from vidgen.metrics.codebook_usage import LARGEST_JOINT, CodebookUsage
 
 
 def draw(levels: tuple[int, ...], *shape: int, seed: int = 0) -> torch.Tensor:
