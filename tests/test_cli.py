@@ -116,7 +116,7 @@ def test_help_names_every_part_and_option(command: str, capsys: pytest.CaptureFi
             assert any(line.startswith(name) and config.describe(group, name) in line for line in lines)
     own = [key for key in compose(command, []) if key not in (*groups, "choices", "command")]
     for key in own:
-        assert any(line.startswith(f"{key}=") for line in lines), key
+        assert any(line.startswith((f"{key}=", f"{key}.")) for line in lines), key
 
 
 @pytest.mark.parametrize("example", [example for command in help.COMMANDS.values() for example in command.examples])
@@ -459,6 +459,8 @@ def test_mistakes_of_sample(words: list[str], sentence: str, trained: Path, caps
         (["out=samples"], "out=samples is not a new folder in "),
         (["out=."], "out=. is not a new folder in "),
         (["out=../elsewhere"], "out=../elsewhere is not a new folder in "),
+        (["data.path=clips"], "data.path=clips is for runs on videos of a folder, and this one is on worlds: leave it out."),
+        (["data=worlds"], "'data' is a group of options and not one value. See: vidgen eval --help"),
     ],
 )
 def test_mistakes_of_eval(words: list[str], sentence: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -466,6 +468,31 @@ def test_mistakes_of_eval(words: list[str], sentence: str, trained: Path, capsys
     before = sorted(run.rglob("*"))
     assert mistake(["eval", f"run={run}", *words], capsys).startswith(sentence)
     assert sorted(run.rglob("*")) == before  # nothing is lost
+
+
+def test_videos_that_have_moved_are_told_where(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The advice that eval gives is one that it takes, and other classes than the run's are noticed."""
+    from vidgen.viz import write_mp4
+
+    noise = np.random.default_rng(0)
+    for name in [f"{folder}/{file}" for folder in ("moved/bounce", "moved/gravity", "other/a", "other/b") for file in range(3)]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        write_mp4(Path(f"{name}.mp4"), noise.integers(0, 255, (9, 16, 16, 3), dtype=np.uint8))
+    run = Path("run")
+    shutil.copytree(trained / "runs/latest", run)
+    fitted = yaml.safe_load((run / "config.yaml").read_text())
+    frames = fitted["data"]["frames"]
+    folder = config.load("data", "folder", {"path": "moved-away", "frames": frames, "height": 16, "width": 16})
+    (run / "config.yaml").write_text(yaml.safe_dump(fitted | {"data": folder}))
+    again = ["eval", f"run={run}", "evaluation.clips=2", "evaluation.samples=2", "evaluation.shown=1"]
+    assert mistake(again, capsys).startswith("There is no folder data.path=moved-away: ")
+    assert main([*again, "data.path=moved"]) == 0
+    assert yaml.safe_load((run / "eval/config.yaml").read_text())["data"]["path"] == "moved"
+    said = mistake([*again, "data.path=other"], capsys)
+    assert said == (
+        "The data's classes are a, b, and the run's are bounce, gravity; "
+        "give data.path=FOLDER, the folder that it was trained on."
+    )
 
 
 @pytest.fixture
@@ -497,6 +524,11 @@ def videos() -> None:
         ("data=folder data.path=one", "{here}/one has too few usable videos, 1 for 3 splits"),
         ("data=folder data.path=one data.frames=21", "No video in {here}/one is long enough: the longest, a.mp4, has 20 frames"),
         ("data.families=[bonce]", "data.families names 'bonce', which there is not. Did you mean 'bounce'?"),
+        ("generator.depth=0", "depth=0 makes no transformer: give depth=1 or more."),
+        (
+            "generator.patch=[2,2]",
+            "dit's patch=[2, 2] is not [frames,height,width] of at least 1 each; the nearest is patch=[",
+        ),
         ("generator.width=30", "The width 30 does not split into 4 heads of an even size; the nearest that does is 32."),
         (
             "generator.training.clips=0",

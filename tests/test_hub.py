@@ -181,6 +181,14 @@ def test_unknown_labels_are_one_sentence(model: hub.Model, label: Any, sentence:
     assert str(error.value) == sentence
 
 
+@pytest.mark.parametrize("label", [0, "bounce"])
+def test_a_model_without_labels_says_so(model: hub.Model, label: Any) -> None:
+    model.config["class_names"] = []
+    with pytest.raises(UserError) as error:
+        model.sample(1, label=label)
+    assert str(error.value) == f"This model was trained without labels, so label={label} says nothing to it: leave label out."
+
+
 EVIL = ("evil", "evil.LFQ", "os.system", "builtins.eval", "../../evil", "vidgen.quantizers.lfq", "__init__", "autoencoder:evil")
 
 

@@ -98,9 +98,11 @@ class Model:
     def _condition(self, label: int | str | Tensor | None, num: int) -> Condition | None:
         if label is None:
             return None
+        if not self.class_names:
+            raise UserError(f"This model was trained without labels, so label={label} says nothing to it: leave label out.")
         if isinstance(label, str):
             if label not in self.class_names:
-                known = ", ".join(self.class_names) or "none: it was trained without labels"
+                known = ", ".join(self.class_names)
                 raise UserError(
                     f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}."
                 )

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 
+from vidgen import UserError
 from vidgen.samplers import flow
 
 
@@ -47,3 +48,27 @@ def test_context_adds_to_the_log_odds() -> None:
     weight = {s: math.exp(-float((a - 0.4 * s) ** 2 + (b - 0.4 * s) ** 2) / (2 * 0.36)) for s in (-1, 1)}
     exact = (weight[1] - weight[-1]) / (weight[1] + weight[-1])
     assert torch.tanh(flow.bit_evidence(a, t) + flow.bit_evidence(b, t)).item() == pytest.approx(exact)
+
+
+@pytest.mark.parametrize(
+    ("patch", "nearest"),
+    [
+        ((2, 2), "[1, 2, 2]"),
+        ((2,), "[1, 1, 2]"),
+        ((1, 0, 2), "[1, 1, 2]"),
+        ((1, 2, -2), "[1, 2, 1]"),
+        ((1, 1, 2, 4), "[1, 2, 4]"),
+    ],
+)
+def test_a_patch_that_makes_no_tokens_is_refused(patch: tuple[int, ...], nearest: str) -> None:
+    with pytest.raises(UserError) as error:
+        fresh("kl", patch=patch)
+    assert str(error.value) == (
+        f"dit's patch={list(patch)} is not [frames,height,width] of at least 1 each; the nearest is patch={nearest}."
+    )
+
+
+@pytest.mark.parametrize("option", ["width", "depth", "heads", "steps"])
+def test_sizes_below_1_are_refused(option: str) -> None:
+    with pytest.raises(UserError, match=rf"^{option}=0 makes no .*: give {option}=1 or more\.$"):
+        fresh("kl", **{option: 0})

@@ -77,6 +77,13 @@ def test_a_width_that_does_not_split_into_heads_is_refused(width: int, heads: in
         Trunk(width=width, depth=1, heads=heads)
 
 
+@pytest.mark.parametrize(("option", "value"), [("width", 0), ("depth", 0), ("heads", 0), ("heads", -2), ("mlp_ratio", 0.01)])
+def test_sizes_that_make_no_network_are_refused(option: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^{option}={value} .* give {option}=1 or more\.$"):
+        Trunk(**{"width": 24, "depth": 1, "heads": 2, option: value})
+    Trunk(**{"width": 2, "depth": 1, "heads": 1, "mlp_ratio": 0.5})
+
+
 @pytest.mark.slow
 def test_compiled_the_trunk_gives_the_same(trunk: Trunk) -> None:
     stirred(trunk)

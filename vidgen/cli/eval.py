@@ -30,7 +30,13 @@ def run(config: dict[str, Any]) -> None:
     device = choose_device(config["accelerator"])
     model = hub.load(source, device)
     fitted = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
+    fitted["data"] = _moved(fitted["data"], config["data"]["path"])
     data = build("data", fitted["data"])
+    if model.generator is not None and data.class_names != model.class_names:
+        raise UserError(
+            f"The data's classes are {_listed(data.class_names)}, and the run's are {_listed(model.class_names)}; give "
+            "data.path=FOLDER, the folder that it was trained on."
+        )
     precision = choose(config["precision"], device)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -49,6 +55,23 @@ def run(config: dict[str, Any]) -> None:
     if model.generator is not None:
         evaluation.samples(*evaluation.draw(), fitted["generator"]["training"]["steps"])
     console.print(f"Open the report:\n  {write_report(folder)}", highlight=False)
+
+
+def _moved(data: dict[str, Any], path: str | None) -> dict[str, Any]:
+    """The recipe of the run's data, to be read from ``path`` where that is given.
+
+    Raises:
+        UserError: where the data is not read from a folder.
+    """
+    if path is None:
+        return data
+    if "path" not in data:
+        raise UserError(f"data.path={path} is for runs on videos of a folder, and this one is on {data['name']}: leave it out.")
+    return {**data, "path": path}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _own_folder(run: Path, out: str) -> Path:

@@ -96,7 +96,7 @@ def check_key(key: str, value: object, base: Mapping[str, Any], command: str) ->
         checked(here, value, key)
     elif isinstance(here, Mapping):
         group = key.replace(".", "/")
-        swap = f"; to choose another part, write {group}={value}" if preset_names(group) else ""
+        swap = f"; to choose another part, write {group}={value}" if group in command_groups(command) else ""
         raise UserError(f"'{key}' is a group of options and not one value{swap}.")
 
 

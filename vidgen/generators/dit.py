@@ -60,6 +60,9 @@ class DiT(nn.Module):
         steps: solver steps of a sample.
         guidance_scale: 1 is no guidance, and costs one forward a step.
         rope_theta: the rotary embedding's longest period over 2 pi, in cells.
+
+    Raises:
+        UserError: on a word that it does not know, and on sizes that make no network or no sample.
     """
 
     wants = ("h",)
@@ -89,6 +92,12 @@ class DiT(nn.Module):
         for option, value, choices in (("prediction", prediction, ("v", "x")), ("solver", solver, ("euler", "heun", "sde"))):
             if value not in choices:
                 raise UserError(f"dit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {', '.join(choices)}.")
+        if len(patch) != 3 or min(patch) < 1:
+            given, fits = (list(cells) for cells in (patch, [max(1, cells) for cells in (1, 1, 1, *patch)[-3:]]))
+            raise UserError(f"dit's patch={given} is not [frames,height,width] of at least 1 each; the nearest is patch={fits}.")
+        for size, number, made in (("width", width, "transformer"), ("steps", steps, "sample")):
+            if number < 1:
+                raise UserError(f"{size}={number} makes no {made}: give {size}=1 or more.")
         self.space = space
         self.patch, self.prediction, self.label_dropout = patch, prediction, label_dropout
         self.time_mean, self.time_std, self.shift = time_mean, time_std, shift

@@ -65,10 +65,18 @@ class Trunk(nn.Module):
         depth: blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the feed-forward layers over ``width``.
+
+    Raises:
+        UserError: where a size is below 1, or the width does not split.
     """
 
     def __init__(self, *, width: int, depth: int, heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
+        for option, value in (("width", width), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise UserError(f"{option}={value} makes no transformer: give {option}=1 or more.")
+        if int(width * mlp_ratio) < 1:
+            raise UserError(f"mlp_ratio={mlp_ratio:g} leaves no hidden channels of a width of {width}: give mlp_ratio=1 or more.")
         if width % heads or (width // heads) % 2:
             fits = 2 * heads * max(1, round(width / (2 * heads)))
             raise UserError(
