@@ -49,10 +49,11 @@ def root(tmp_path):
 
 @pytest.fixture
 def make(tmp_path):
-    """A small ``Folder`` with its cache out of the way."""
+    """A small ``Folder`` with its cache out of the way, whose training clips are left as they are."""
 
     def build(path, **options):
-        return Folder(path=path and str(path), cache=str(tmp_path / "cache"), **{"frames": 4, "height": 8, "width": 8, **options})
+        plain = {"frames": 4, "height": 8, "width": 8, "mirror": 0.0, "zoom": 0.0, "light": 0.0}
+        return Folder(path=path and str(path), cache=str(tmp_path / "cache"), **{**plain, **options})
 
     return build
 
@@ -448,11 +449,11 @@ def test_an_interrupted_reading_leaves_whole_files_and_goes_on(root, make, monke
 
 
 def test_processes_may_read_the_same_folder_at_once(root, make, tmp_path):
-    options = {"path": str(root), "cache": str(tmp_path / "cache"), "frames": 4, "height": 8, "width": 8}
+    options = {"path": str(root), "cache": str(tmp_path / "cache"), "frames": 4, "height": 8, "width": 8, "zoom": 0.0}
     code = f"from vidgen.data.folder import Folder; print(Folder(**{options}).fingerprint)"
     both = [python(code), python(code)]
     said = {process.communicate(timeout=300)[0].decode().strip() for process in both}
-    assert said == {make(root).fingerprint}
+    assert said == {make(root, mirror=0.5, light=0.05).fingerprint}
     assert not list((tmp_path / "cache").rglob("*.partial"))
     assert len(list((tmp_path / "cache").rglob("*.u8"))) == 10
 
@@ -574,3 +575,21 @@ def test_sign_gestures(make):
     blocks = middle.reshape(32, 15, 32, 15, 3).mean(axis=(1, 3))
     assert np.abs(clip["video"][0] - blocks).mean() < 4
     assert clip["video"].max() - int(clip["video"].min()) > 150
+
+
+# ---- augmentation
+
+
+def test_only_training_clips_are_augmented_and_plain_ones_are_at_hand(make, root):
+    """By chance, but the same for the same (seed, file, number, epoch); the clips of val and test stay as they are."""
+    data, bare = make(root, mirror=0.5, zoom=0.3, light=0.1), make(root)
+    assert copy_of([data.clip("train", i, 3) for i in range(data.size("train"))]) == copy_of(
+        [make(root, mirror=0.5, zoom=0.3, light=0.1).clip("train", i, 3) for i in range(data.size("train"))]
+    )
+    assert copy_of(everything(data)["train"]) != copy_of(everything(bare)["train"])
+    assert copy_of(everything(data, 1)["train"]) != copy_of(everything(data, 2)["train"])
+    for split in ("val", "test"):
+        assert copy_of(everything(data)[split]) == copy_of(everything(bare)[split])
+    assert copy_of(everything(data.plain())["train"]) == copy_of(everything(bare)["train"])
+    assert data.augment.active
+    assert data.fingerprint != bare.fingerprint

@@ -95,7 +95,7 @@ def test_the_codebook_is_counted_over_all_clips():
 
 
 class Footage:
-    """Data without a ground: the baselines are the clip's mean frame and the frame before."""
+    """Data without a ground: the baselines are the clip's mean frame, its last frame, and the frame before each."""
 
     shape, class_names, fingerprint = (5, 12, 12), (), "footage"
 
@@ -110,13 +110,17 @@ class Footage:
         return {"video": frames[:1].repeat(5, axis=0) if self.still else frames, "label": -1, "source": f"{split}{index}"}
 
 
-def test_footage_is_held_against_a_mean_frame_and_the_frame_before():
+def test_footage_is_held_against_still_frames_and_the_frame_before():
     still, moving = figures(measured(Footage(still=True))), figures(measured(Footage(still=False)))
     assert still["baseline/psnr_mean_frame"] == pytest.approx(100) == still["baseline/psnr_last_frame"]
-    # Of independent uniform pixels the mean of five errs by 4/5 of their variance, the frame before by twice the variance.
+    assert still["baseline/psnr_frame_before"] == pytest.approx(100)
+    # Of independent uniform pixels the mean of five errs by 4/5 of their variance, another frame by twice the variance; the last
+    # frame is itself one time in five, which counts as the cap.
     variance = (256**2 - 1) / 12 / 255**2
     assert moving["baseline/psnr_mean_frame"] == pytest.approx(-10 * math.log10(variance * 4 / 5), abs=0.2)
-    assert moving["baseline/psnr_last_frame"] == pytest.approx(-10 * math.log10(2 * variance), abs=0.2)
+    other = -10 * math.log10(2 * variance)
+    assert moving["baseline/psnr_last_frame"] == pytest.approx((4 * other + 100) / 5, abs=0.2)
+    assert moving["baseline/psnr_frame_before"] == pytest.approx(other, abs=0.2)
     assert not any(name.startswith("originals/") for name in moving)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vidgen.config import load, preset_names
 from vidgen.data.batches import eval_batches, to_pixels, to_video
+from vidgen.data.folder import Folder
 from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
@@ -119,7 +120,7 @@ def measure_tokenizer(
 ) -> Measured:
     """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass."""
     psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
-    mean_frame, before = PSNR(), PSNR()
+    mean_frame, last_frame, before = PSNR(), PSNR(), PSNR()
     added = {name: metric.to(device) for name, metric in added_metrics().items()}
     usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
@@ -144,7 +145,8 @@ def measure_tokenizer(
             blank.update(plain, video)
         else:
             mean_frame.update(video.mean(dim=2, keepdim=True).expand_as(video), video)
-            before.update(torch.cat([video[:, :, :1], video[:, :, :-1]], dim=2)[:, :, 1:], video[:, :, 1:])
+            last_frame.update(video[:, :, -1:].expand_as(video), video)
+            before.update(video[:, :, :-1], video[:, :, 1:])
         pixels = to_pixels(back)
         source, labels = batch["video"].numpy(), batch["label"].numpy()
         actions = batch["actions"].numpy() if "actions" in batch else None
@@ -160,7 +162,8 @@ def measure_tokenizer(
         "reconstruction/psnr_objects": objects,
         "baseline/psnr_blank": blank,
         "baseline/psnr_mean_frame": mean_frame,
-        "baseline/psnr_last_frame": before,
+        "baseline/psnr_last_frame": last_frame,
+        "baseline/psnr_frame_before": before,
     }
     for name, metric in means.items():
         if metric.update_called:
@@ -236,6 +239,7 @@ def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[
     Returns:
         the clips, the PSNR of each sample against its clip at full size, and where each clip comes from.
     """
+    data = data.plain() if isinstance(data, Folder) else data  # the clips as they are, of which a sample may be a copy
     count = min(most, data.size("train"))
     small = _shrink(pixels)
     best = np.full(len(pixels), np.inf)

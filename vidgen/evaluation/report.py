@@ -49,7 +49,7 @@ MOST_HEADLINES = 4
 FLOORS = {
     "baseline/psnr_blank": "a blank ground",
     "baseline/psnr_mean_frame": "the mean frame",
-    "baseline/psnr_last_frame": "the frame before",
+    "baseline/psnr_last_frame": "the last frame",
 }
 ARROWS = {"higher": "↑", "lower": "↓"}
 TIMINGS = {

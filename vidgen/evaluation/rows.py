@@ -251,7 +251,13 @@ MEASURES = {
         "PSNR of the mean frame", "dB", None, "What the clip's mean frame scores, shown throughout: a floor under the PSNR."
     ),
     "baseline/psnr_last_frame": Measure(
-        "PSNR of the frame before", "dB", None, "What the last frame before each scores in its place: a floor under the PSNR."
+        "PSNR of the last frame", "dB", None, "What the clip's last frame scores, shown throughout: a floor under the PSNR."
+    ),
+    "baseline/psnr_frame_before": Measure(
+        "PSNR of the frame before",
+        "dB",
+        None,
+        "What each true frame scores in place of the next: how still the clips are. No floor, for it knows all frames but one.",
     ),
     "codebook/usage": Measure(
         "Codebook usage", "%", "higher", "Codes that occur at all, of the full implicit codebook; more tokens find more."

@@ -14,11 +14,15 @@ import sys
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from vidgen.data.folder.augment import Augment
 from vidgen.data.folder.cache import VERSION, FrameCache, Stored
 from vidgen.data.folder.layout import class_folders, existing_folder, given_splits, video_names
 from vidgen.errors import UserError, did_you_mean
@@ -56,6 +60,9 @@ class Folder:
     ``test`` are obeyed instead; those missing are cut from ``train``. ``split_by="time"`` is for one or a few long videos:
     each is cut into three spans, train first. Spans of one file share a scene, so held-out figures flatter then.
 
+    **Augmentation.** Training clips are mirrored, seen more closely and in other light by chance, drawn from (seed, name, number
+    of the clip, epoch), so that a tokenizer learns more than the few scenes of a small folder. `plain` leaves that out.
+
     **Clips.** A video of n frames gives floor(n / length) clips an epoch. In ``train`` they start at random within equal parts
     of the video, drawn from (seed, name, number of the clip, epoch); in ``val`` and ``test`` evenly spaced, always the same.
 
@@ -69,6 +76,9 @@ class Folder:
         classes: "auto" or "none".
         split: Shares of train, val and test; they add up to 1.
         split_by: "file" or "time".
+        mirror: Chance that a training clip is mirrored; 0 where left and right matter (text, gestures, driving).
+        zoom: Greatest share of the sides that a training clip leaves out, seen more closely then; 0 for none.
+        light: Spread of the contrast and brightness of training clips; 0 for none.
         seed: Of the split and of the training clips.
         cache: Where decoded frames are kept: H * W * 3 bytes a frame.
 
@@ -88,19 +98,23 @@ class Folder:
         *,
         path: str | None = None,
         frames: int = 17,
-        height: int = 32,
-        width: int = 32,
+        height: int = 64,
+        width: int = 64,
         fps: float | None = None,
         stride: int = 1,
         classes: str = "auto",
         split: Sequence[float] = (0.8, 0.1, 0.1),
         split_by: str = "file",
+        mirror: float = 0.5,
+        zoom: float = 0.3,
+        light: float = 0.05,
         seed: int = 0,
         cache: str = "runs/cache/folder",
     ) -> None:
         _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
         _check_choice("classes", classes, ("auto", "none"))
         _check_choice("split_by", split_by, ("file", "time"))
+        self.augment = Augment(mirror=mirror, zoom=zoom, light=light)
         self.shape = (frames, height, width)
         self.seed, self.stride = seed, stride
         fps, split = None if fps is None else float(fps), [float(share) for share in split]
@@ -133,7 +147,7 @@ class Folder:
         self.fingerprint = _digest(
             {
                 "pixels": [VERSION, height, width, fps],
-                "clips": [frames, stride, seed, split, split_by, classes],
+                "clips": [frames, stride, seed, split, split_by, classes, mirror, zoom, light],
                 "files": [(video.name, video.stored.sha256) for video in self.videos],
             }
         )
@@ -158,12 +172,22 @@ class Folder:
         span = self._spans[split][which]
         number = index - (self._ends[split][which - 1] if which else 0)
         start = span.begin + self._start(span, number, epoch if split == "train" else None)
+        video = self._cache.read(span.video.stored, start, start + self.length, self.stride)
+        if split == "train" and self.augment.active:
+            drawn = int(_digest(["augment", self.seed, span.video.name, number, epoch])[:32], 16)
+            video = self.augment(video, np.random.default_rng(drawn))
         return {
-            "video": self._cache.read(span.video.stored, start, start + self.length, self.stride),
+            "video": video,
             "label": span.video.label,
             "source": span.video.name,
             "start": start,
         }
+
+    def plain(self) -> Folder:
+        """The same clips without augmentation."""
+        other = copy(self)
+        other.augment = Augment(mirror=0.0, zoom=0.0, light=0.0)
+        return other
 
     def files(self, split: str) -> list[str]:
         """The names of the files that ``train``, ``val`` or ``test`` takes its clips from, in the order of the clips."""
