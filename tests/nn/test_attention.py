@@ -1,0 +1,71 @@
+"""Attention over a window in time, against dense attention with the whole mask written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidgen.nn import attention
+from vidgen.nn.attention import attend_window
+
+
+def dense(q: Tensor, k: Tensor, v: Tensor, window: int, tokens: int) -> Tensor:
+    """Query by query: the softmax over those keys whose cell is the query's or one of the ``window - 1`` before it."""
+    before = k.shape[-2] - q.shape[-2]
+    rows = []
+    for i in range(q.shape[-2]):
+        cell = (before + i) // tokens
+        seen = [j for j in range(k.shape[-2]) if cell - window < j // tokens <= cell]
+        scores = (k[..., seen, :] @ q[..., i, :, None]).squeeze(-1) / math.sqrt(q.shape[-1])
+        rows.append((scores.softmax(-1)[..., None] * v[..., seen, :]).sum(-2))
+    return torch.stack(rows, dim=-2)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("window", [1, 2, 5, 100])
+@pytest.mark.parametrize(("cells", "past"), [(1, 0), (1, 4), (7, 0), (7, 4)])
+def test_a_window_is_dense_attention_under_a_mask(
+    tokens: int, window: int, cells: int, past: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "PIECE", 3)  # so that a sequence is several pieces
+    q = torch.randn(2, 2, cells * tokens, 4, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, (past + cells) * tokens, 4, dtype=torch.float64)
+    torch.testing.assert_close(attend_window(q, k, v, window, tokens), dense(q, k, v, window, tokens))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_no_gradient_comes_from_outside_the_window(tokens: int) -> None:
+    q, k, v = torch.randn(3, 1, 1, 9 * tokens, 4, requires_grad=True).unbind()
+    for cell in range(9):
+        y = attend_window(q, k, v, 3, tokens)[:, :, cell * tokens : (cell + 1) * tokens]
+        for given in (k, v):
+            (slope,) = torch.autograd.grad(y.square().sum(), given, retain_graph=True)
+            assert slope.isfinite().all()
+            reached = slope.abs().sum(dim=(0, 1, 3)).view(9, tokens).sum(1) > 0
+            # Before the window, and after the cell: nothing. A lone key's weight is 1 whatever the key.
+            assert not reached[: max(0, cell - 2)].any()
+            assert not reached[cell + 1 :].any()
+            assert reached[cell] or (given is k and cell == 0 and tokens == 1)
+
+
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_no_product_grows_with_the_length(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest table of scores is that of a window, so memory does not grow with the square of the length."""
+    sizes: list[int] = []
+    plain = attention.attend
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        sizes.append(q.shape[-2] * k.shape[-2])
+        return plain(q, k, v, mask)
+
+    monkeypatch.setattr(attention, "attend", watched)
+    largest = []
+    for cells in (200, 800):
+        sizes.clear()
+        q = torch.randn(1, 1, cells * tokens, 2)
+        assert attend_window(q, q, q, 5, tokens).shape == q.shape
+        largest.append(max(sizes))
+    assert largest[0] == largest[1] < (200 * tokens) ** 2 / 4
