@@ -1,14 +1,17 @@
-"""Every backbone recipe, shrunk: its laws of length, of causality, and of images."""
+"""Every backbone recipe, shrunk: its laws of length, of causality, of images, and of streams."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from tiny import backbone_config, stirred
 
-from vidgen import UserError, names
+from vidgen import names
+from vidgen.nn.stream import Stream
 from vidgen.registry import build
 
 OUT, IN = 5, 3
@@ -34,11 +37,11 @@ def test_length_law_both_ways(backbone: Any, cells: int) -> None:
 
 
 def test_sizes_need_not_be_square_nor_the_same_as_before(backbone: Any) -> None:
-    _, h, w = backbone.stride
+    frames, h, w = small(backbone, 1)[0], *backbone.stride[1:]
     for rows, columns in ((1, 3), (2, 1)):
-        z = backbone.encode(torch.randn(1, 3, 1, rows * h, columns * w))
+        z = backbone.encode(torch.randn(1, 3, frames, rows * h, columns * w))
         assert z.shape == (1, OUT, 1, rows, columns)
-        assert backbone.decode(torch.randn(1, IN, 1, rows, columns)).shape == (1, 3, 1, rows * h, columns * w)
+        assert backbone.decode(torch.randn(1, IN, 1, rows, columns)).shape == (1, 3, frames, rows * h, columns * w)
 
 
 def test_one_frame_is_the_first_cell_of_a_video(backbone: Any) -> None:
@@ -110,42 +113,77 @@ def test_every_weight_is_used(backbone: Any) -> None:
     assert unused == []
 
 
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("strides", [[[2, 2, 2]], [[2, 1, 1], [1, 2, 2]], [[3, 2, 1], [2, 1, 2]]])
-def test_causal3d_with_any_strides(adaptive: bool, strides: list[list[int]]) -> None:
-    """Causality of the adaptive norms too: each position is modulated by the cell that covers it."""
-    stages = len(strides) + 1
-    options = {"widths": [8] * stages, "encoder_depths": [1] * stages, "decoder_depths": [1] * stages}
-    recipe = {"name": "causal3d", "strides": strides, "adaptive": adaptive, **options}
-    backbone = stirred(build("backbones", recipe, latent_out=OUT, latent_in=IN))
-    test_the_decoder_never_sees_the_future(backbone)
-    test_the_encoder_never_sees_the_future(backbone)
-    test_from_a_later_start_every_cell_is_whole_and_nothing_sees_the_future(backbone)
-    test_one_frame_is_the_first_cell_of_a_video(backbone)
+def plans(cells: int, count: int = 3) -> list[list[int]]:
+    """Ways to cut ``cells`` into chunks: one by one, and at random."""
+    random = Random(0)
+    found = [[1] * cells]
+    while len(found) <= count:
+        cuts = sorted(random.sample(range(1, cells), random.randint(1, cells - 1)))
+        found.append([last - first for first, last in zip([0, *cuts], [*cuts, cells], strict=True)])
+    return found
 
 
-def test_adaptive_norms_start_as_plain_ones() -> None:
-    """At the start the code modulates nothing: two codes with the same stem give the same."""
-    from vidgen.backbones.causal3d import AdaptiveNorm
-    from vidgen.nn.norm import ChannelNorm
-
-    norm = AdaptiveNorm(6, IN)
-    x = torch.randn(1, 5, 4, 2, 6)
-    torch.testing.assert_close(norm(x, torch.randn(1, 3, 2, 1, IN), True), ChannelNorm(6, affine=False)(x))
-
-
-def test_the_code_is_repeated_over_the_positions_it_covers() -> None:
-    from vidgen.backbones.causal3d import AdaptiveNorm
-
-    code = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(1, 3, 2, 1, 1) + torch.tensor([0.0, 10.0]).view(1, 1, 2, 1, 1)
-    first = AdaptiveNorm._resize(code, torch.empty(1, 5, 4, 3, 1), True)
-    assert first[0, :, 0, 0, 0].tolist() == [0, 1, 1, 2, 2]
-    assert first[0, 0, :, 0, 0].tolist() == [0, 0, 10, 10]
-    assert first.shape == (1, 5, 4, 3, 1)
-    later = AdaptiveNorm._resize(code, torch.empty(1, 6, 4, 3, 1), False)
-    assert later[0, :, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+@torch.no_grad()
+def streamed(step: Any, x: torch.Tensor, sizes: Sequence[int], plan: Sequence[int]) -> torch.Tensor:
+    """``step`` over ``x`` cut by ``plan`` (in cells), where ``sizes`` says how long each cell is in ``x``."""
+    stream, parts, cell = Stream(), [], 0
+    for cells in plan:
+        first, last = sum(sizes[:cell]), sum(sizes[: cell + cells])
+        parts.append(step(x[:, :, first:last], cell, stream))
+        cell += cells
+    return torch.cat(parts, dim=2)
 
 
-def test_depths_and_strides_must_go_together() -> None:
-    with pytest.raises(UserError, match="an entry for each stage"):
-        build("backbones", {"name": "causal3d", "widths": [8, 8], "strides": []}, latent_out=OUT, latent_in=IN)
+def test_any_chunk_plan_encodes_to_the_cells_of_the_whole(backbone: Any) -> None:
+    if not backbone.causal:
+        pytest.skip("not a causal backbone")
+    cells = 7
+    video = torch.randn(2, 3, *small(backbone, cells))
+    whole = backbone.encode(video).detach()
+    for plan in plans(cells):
+        parts = streamed(backbone.encode, video, [1] + [backbone.stride[0]] * (cells - 1), plan)
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_any_chunk_plan_decodes_to_the_frames_of_the_whole(backbone: Any) -> None:
+    if not backbone.causal:
+        pytest.skip("not a causal backbone")
+    z = torch.randn(2, IN, 7, 2, 1)
+    whole = backbone.decode(z).detach()
+    for plan in plans(7):
+        parts = streamed(backbone.decode, z, [1] * 7, plan)
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_without_its_stream_a_chunk_is_another(backbone: Any) -> None:
+    """So that the two tests above can fail: what came before a chunk matters."""
+    if not backbone.causal:
+        pytest.skip("not a causal backbone")
+    z = torch.randn(1, IN, 4, 2, 1)
+    alone = torch.cat([backbone.decode(z[:, :, :2]), backbone.decode(z[:, :, 2:], start=2)], dim=2)
+    assert (alone - backbone.decode(z)).abs().max() > 1e-3
+
+
+def test_what_a_stream_remembers_does_not_grow_with_the_video(backbone: Any) -> None:
+    if not backbone.causal:
+        pytest.skip("not a causal backbone")
+    remembered = []
+    encoding, decoding = Stream(), Stream()
+    _, height, width = small(backbone, 1)
+    with torch.no_grad():
+        for cell in range(40):
+            backbone.encode(torch.randn(1, 3, backbone.stride[0] if cell else 1, height, width), cell, encoding)
+            backbone.decode(torch.randn(1, IN, 1, 2, 1), cell, decoding)
+            remembered.append(encoding.nbytes + decoding.nbytes)
+    assert remembered[0] > 0
+    assert remembered[19] == remembered[-1]  # by then the widest window in a recipe, 16 cells, is full
+
+
+def test_a_stream_holds_no_graph(backbone: Any) -> None:
+    """Else memory would grow with the video wherever gradients are on."""
+    if not backbone.causal:
+        pytest.skip("not a causal backbone")
+    stream = Stream()
+    backbone.decode(torch.randn(1, IN, 2, 2, 1, requires_grad=True), 0, stream)
+    assert stream._past
+    assert not any(past.requires_grad for past in stream._past.values())

@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from vidgen.nn.attention import SHORT, attend
-from vidgen.nn.causal_conv import SpatialConv, TemporalConv, patchify, unpatchify
+from vidgen.nn.causal_conv import CausalConv, Chain, SpatialConv, TemporalConv, patchify, unpatchify
 from vidgen.nn.embeddings import LabelEmbedding, TimestepEmbedding
-from vidgen.nn.norm import ChannelNorm
+from vidgen.nn.norm import ChannelNorm, FrameGroupNorm
 from vidgen.nn.rope import grid_positions, rotary_table, rotate
 from vidgen.nn.stream import Stream
+from vidgen.nn.wavelet import haar, haar_matrix
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -57,6 +58,132 @@ def test_temporal_conv_sees_its_window_and_nothing_else(stride: int) -> None:
             (slope,) = torch.autograd.grad(y[0, cell].sum(), x, retain_graph=True)
             seen = {int(frame) for frame in slope.flatten().nonzero()}
             assert seen == {frame for frame in range(cell * stride - 2, cell * stride + 1) if frame >= 0}
+
+
+@pytest.mark.parametrize("time_kernel", [1, 2, 3])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_causal_conv_is_a_causally_padded_3d_convolution(time_kernel: int, stride: tuple[int, int, int], repeat: bool) -> None:
+    """1 + s*k frames are 1 + k; before them stand zeros, or the first frame."""
+    layer = CausalConv(3, 5, time_kernel=time_kernel, stride=stride, repeat=repeat)
+    for frames in (1, 1 + 2 * stride[0]):
+        x = torch.randn(2, 3, frames, 4, 6)
+        before = x[:, :, :1].expand(-1, -1, time_kernel - 1, -1, -1) if repeat else torch.zeros(2, 3, time_kernel - 1, 4, 6)
+        padded = F.pad(torch.cat([before, x], dim=2), (1, 1, 1, 1))
+        expected = F.conv3d(padded, layer.conv.weight, layer.conv.bias, stride=stride)
+        got = layer(x.permute(0, 2, 3, 4, 1), Stream()).permute(0, 4, 1, 2, 3)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("full", [False, True])
+def test_convolutions_over_chunks_are_those_over_the_whole(full: bool, stride: int, repeat: bool) -> None:
+    """A kernel of 5, which reaches over several one-frame chunks, and over the first frame into the padding."""
+    if full:
+        layer: nn.Module = CausalConv(3, 5, time_kernel=5, stride=(stride, 1, 1), repeat=repeat)
+    else:
+        layer = TemporalConv(3, 5, kernel=5, stride=stride, repeat=repeat)
+    x = torch.randn(2, 1 + 6 * stride, 4, 2, 3)
+    whole = layer(x, Stream())
+    for cuts in ([1, 2, 3, 4, 5, 6], [1, 4], [2, 3]):
+        stream, parts = Stream(), []
+        for first, last in zip([0, *cuts], [*cuts, 7], strict=True):
+            frames = slice(max(0, 1 + (first - 1) * stride), 1 + (last - 1) * stride)
+            parts.append(layer(x[:, frames], Stream.at(first, stream)))
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_causal_conv_agrees_with_diffusers(repeat: bool) -> None:
+    """Wan's, which pads with zeros, and Cosmos's, which repeats the first frame, with the same weights; whole and in chunks."""
+    pytest.importorskip("diffusers")
+    from diffusers.models.autoencoders.autoencoder_kl_cosmos import CosmosCausalConv3d
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    theirs = CosmosCausalConv3d(3, 5, 3, padding=1) if repeat else WanCausalConv3d(3, 5, 3, padding=1)
+    ours = CausalConv(3, 5, repeat=repeat)
+    ours.conv.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 9, 4, 6)
+    features = x.permute(0, 2, 3, 4, 1)
+    expected = theirs(x).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(ours(features, Stream()), expected, rtol=1e-4, atol=1e-5)
+    stream = Stream()
+    parts = [ours(part, stream) for part in features.split([1, 3, 5], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-4, atol=1e-5)
+    if not repeat:
+        cached = theirs(x[:, :, 4:], x[:, :, 2:4])
+        torch.testing.assert_close(parts[2], cached.permute(0, 2, 3, 4, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_temporal_conv_agrees_with_vidtok_s_in_diffusers() -> None:
+    """VidTok's causal convolution over time, first frame repeated."""
+    pytest.importorskip("diffusers")
+    module = pytest.importorskip("diffusers.models.autoencoders.autoencoder_vidtok")
+    theirs, ours = module.VidTokCausalConv1d(3, 5, 3), TemporalConv(3, 5, repeat=True)
+    with torch.no_grad():
+        ours.linear.weight.copy_(theirs.conv.weight.permute(0, 2, 1).flatten(1))  # (out, in, tap) -> tap by tap
+        ours.linear.bias.copy_(theirs.conv.bias)
+    x = torch.randn(2, 3, 7)
+    torch.testing.assert_close(ours(x.mT[:, :, None, None], Stream())[:, :, 0, 0], theirs(x).mT, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chain_hands_the_stream_to_each() -> None:
+    """Two kernels of 3 in time reach 4 frames back, across chunks."""
+    chain = Chain([TemporalConv(2, 2), SpatialConv(2, 3), TemporalConv(3, 1)])
+    x, stream = torch.randn(1, 8, 2, 2, 2), Stream()
+    parts = [chain(part, stream) for part in x.split(2, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), chain(x, Stream()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [64, 48, 6])
+@pytest.mark.parametrize("affine", [False, True])
+def test_frame_group_norm_is_group_norm_of_each_frame(channels: int, affine: bool) -> None:
+    norm = FrameGroupNorm(channels, affine=affine)
+    if affine:
+        nn.init.normal_(norm.norm.weight)
+        nn.init.normal_(norm.norm.bias)
+    x = torch.randn(2, 3, 4, 5, channels)
+    groups = {64: 32, 48: 16, 6: 2}[channels]
+    grouped = x.unflatten(-1, (groups, -1)).double()
+    mean = grouped.mean(dim=(2, 3, 5), keepdim=True)
+    spread = grouped.var(dim=(2, 3, 5), keepdim=True, correction=0)
+    expected = ((grouped - mean) / (spread + 1e-6).sqrt()).flatten(-2).float()
+    if affine:
+        expected = expected * norm.norm.weight + norm.norm.bias
+    torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(x.bfloat16()).dtype == torch.bfloat16
+        assert norm(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
+def test_the_haar_basis_is_orthonormal_and_its_rows_are_haar_s(size: int) -> None:
+    basis = haar_matrix(size, torch.empty(0, dtype=torch.float64))
+    torch.testing.assert_close(basis @ basis.T, torch.eye(size, dtype=torch.float64))
+    torch.testing.assert_close(basis[0], torch.full((size,), size**-0.5, dtype=torch.float64))
+    for row in basis[1:]:  # a step up, as long a step down, nothing elsewhere
+        support = row.nonzero().flatten()
+        half = len(support) // 2
+        assert torch.equal(support, torch.arange(support[0], support[0] + 2 * half))
+        torch.testing.assert_close(row[support], torch.tensor([1.0] * half + [-1.0] * half).double() * (2 * half) ** -0.5)
+
+
+@pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2), (4, 2, 8)])
+def test_haar_and_back(patch: tuple[int, int, int]) -> None:
+    p, q, r = patch
+    x = torch.randn(2, 3, p * q * r * 3)
+    y = haar(x, patch)
+    torch.testing.assert_close(haar(y, patch, inverse=True), x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1))
+    bases = [haar_matrix(side, torch.empty(0)) for side in patch]
+    expected = torch.einsum("ai,bj,ck,nmijkd->nmabcd", *bases, x.unflatten(-1, (*patch, 3)))
+    torch.testing.assert_close(y, expected.flatten(2), rtol=1e-5, atol=1e-5)
+    flat = haar(torch.full((1, p * q * r * 3), 0.5), patch)
+    torch.testing.assert_close(flat[0, :3], torch.full((3,), 0.5 * (p * q * r) ** 0.5))
+    assert flat[0, 3:].abs().max() < 1e-6 if p * q * r > 1 else flat.shape == (1, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # in full precision all the same
+        assert torch.equal(haar(x, patch), y)
 
 
 @pytest.mark.parametrize("patch", [(1, 1, 1), (2, 1, 3), (4, 2, 2)])

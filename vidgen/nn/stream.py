@@ -19,6 +19,17 @@ class Stream:
     def __init__(self, *, first: bool = True, keep: bool = True) -> None:
         self.first, self.keep = first, keep
         self._past: dict[nn.Module, Tensor] = {}
+        self._parts: dict[int, Stream] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are remembered; a causal network's do not grow with the length of the video."""
+        own = sum(past.numel() * past.element_size() for past in self._past.values())
+        return own + sum(part.nbytes for part in self._parts.values())
+
+    def part(self, index: int) -> Stream:
+        """The stream of a part of the video that goes through the network by itself, as a tile does; remembered with this one."""
+        return self._parts.setdefault(index, Stream(keep=self.keep))
 
     @classmethod
     def at(cls, start: int, stream: Stream | None) -> Stream:
