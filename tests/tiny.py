@@ -24,7 +24,7 @@ from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, Tok
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for one another at every tiny product: 200 times slower
 
-SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "steps": 3}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "steps": 3, "codes": 24}
 """Options that decide how large a part is, whichever part it is; a part without them stays as its recipe says."""
 
 LISTS = {"widths": 12, "encoder_depths": 1, "decoder_depths": 1}
@@ -45,7 +45,12 @@ def shrunk(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def distinct(kind: str) -> list[str]:
     """The recipes of ``kind`` that differ in more than size and training: the others shrink to one of these."""
-    shrink = {"tokenizers": tokenizer_config, "generators": generator_config}[kind]
+    shrink: Callable[[str], Any] = {
+        "tokenizers": tokenizer_config,
+        "generators": generator_config,
+        "quantizers": quantizer_config,
+        "backbones": backbone_config,
+    }[kind]
     found: dict[str, str] = {}
     for name in config.names(kind):
         found.setdefault(json.dumps({key: value for key, value in shrink(name).items() if key != "training"}), name)
@@ -63,6 +68,38 @@ def tokenizer(name: str, **overrides: Any) -> Any:
 
 def backbone_config(name: str) -> dict[str, Any]:
     return shrunk(config.load("tokenizer/backbone", name))
+
+
+def quantizer_config(name: str) -> dict[str, Any]:
+    return shrunk(config.load("tokenizer/quantizer", name))
+
+
+def pair_config(quantizer: str, backbone: str) -> dict[str, Any]:
+    return tokenizer_config("lfq", quantizer=quantizer_config(quantizer), backbone=backbone_config(backbone))
+
+
+def pair(quantizer: str, backbone: str) -> Any:
+    """The tokenizer of that quantizer and that backbone, small, with weights that are not at their start."""
+    return stirred(hub.build_tokenizer(pair_config(quantizer, backbone)))
+
+
+def pairs() -> list[Any]:
+    """Every quantizer with every backbone: each quantizer and each backbone once in the fast tier, the rest of them slow.
+
+    In the fast tier the quantizers take the backbones in turns, and every backbone has bits and continuous latents too.
+    """
+    import pytest
+
+    quantizers, backbones = distinct("quantizers"), distinct("backbones")
+    fast = {(name, backbones[i % len(backbones)]) for i, name in enumerate(quantizers)}
+    fast |= {("lfq", name) for name in backbones} | {("kl", name) for name in backbones}
+    return [
+        pytest.param(
+            (quantizer, backbone), id=f"{quantizer}-{backbone}", marks=() if (quantizer, backbone) in fast else pytest.mark.slow
+        )
+        for quantizer in quantizers
+        for backbone in backbones
+    ]
 
 
 def generator_config(name: str, **overrides: Any) -> dict[str, Any]:
