@@ -306,7 +306,7 @@ def test_parts_inside_parts_are_swapped() -> None:
     composed = compose("fit", ["tokenizer=lfq", "tokenizer/backbone=causal3d_magvit2", "tokenizer/quantizer=kl"])
     assert composed["tokenizer"]["backbone"] == config.load("tokenizer/backbone", "causal3d_magvit2")
     assert composed["tokenizer"]["quantizer"] == config.load("tokenizer/quantizer", "kl")
-    assert composed["tokenizer"]["l1"] == config.load("tokenizer", "lfq")["l1"]
+    assert composed["tokenizer"]["loss"] == config.load("tokenizer", "lfq")["loss"]
 
 
 def test_a_word_on_the_command_line_beats_the_experiment() -> None:
@@ -632,9 +632,9 @@ class TestGivenModels:
         run = trained / "runs/latest"
         said = mistake(["fit", *TINY, "tokenizer.quantizer.bits=5", f"init={run}"], capsys)
         assert said == "init: the run's Autoencoder has another shape than this recipe's Autoencoder; give both the same options."
-        said = mistake(["fit", f"tokenizer.from={run}", "tokenizer.l1=2"], capsys)
+        said = mistake(["fit", f"tokenizer.from={run}", "tokenizer.loss.l1=2"], capsys)
         assert said == (
-            f"tokenizer.from={run.resolve()} takes that tokenizer (lfq) as it was trained, and tokenizer.l1=2 would change it; "
+            f"tokenizer.from={run.resolve()} takes that tokenizer (lfq) as it was trained, and tokenizer.loss.l1=2 would change it; "
             "leave one of the two out."
         )
         assert not Path("runs").exists()

@@ -21,11 +21,11 @@ EVERY_GROUP = sorted({str(path.parent.relative_to(config.config_dir())) for path
 
 @pytest.mark.parametrize(("group", "name"), RECIPES)
 def test_signature_is_the_schema(group: str, name: str) -> None:
-    """A recipe's options are its constructor's keywords: no more, no fewer; ``training`` is for fit."""
+    """A recipe's options are its constructor's keywords: no more, no fewer; some are for fit."""
     recipe = config.load(group, name)
     kind = config.KIND_OF[group]
     keywords = set(registry.options(registry.find(kind, recipe["name"])))
-    assert set(recipe) - {"name", "training"} == keywords - set(registry.GIVEN.get(kind, ()))
+    assert set(recipe) - {"name", *hub.FOR_FIT} == keywords - set(registry.GIVEN.get(kind, ()))
 
 
 @pytest.mark.parametrize(("group", "name"), RECIPES)
@@ -80,8 +80,9 @@ def test_what_is_loaded_is_the_caller_s_to_change() -> None:
 
 def test_overrides_nest_and_leave_the_recipe_alone() -> None:
     before = config.load("tokenizer", "lfq")
-    changed = config.load("tokenizer", "lfq", {"quantizer": {"bits": 12}, "l1": 2})
-    assert (changed["quantizer"]["bits"], changed["l1"]) == (12, 2.0)
+    changed = config.load("tokenizer", "lfq", {"quantizer": {"bits": 12}, "loss": {"l1": 2}})
+    assert (changed["quantizer"]["bits"], changed["loss"]["l1"]) == (12, 2.0)
+    assert changed["loss"]["mse"] == before["loss"]["mse"]
     assert changed["quantizer"]["temperature"] == before["quantizer"]["temperature"]
     assert config.load("tokenizer", "lfq") == before
 
@@ -102,14 +103,14 @@ def test_a_recipe_that_starts_from_another_can_be_swapped_too(tmp_path: Any, mon
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     (tmp_path / "tokenizer" / "mine.yaml").write_text(
-        "# Mine.\ndefaults:\n  - lfq\n  - override quantizer: kl\n  - _self_\nl1: 7.0\n", encoding="utf-8"
+        "# Mine.\ndefaults:\n  - lfq\n  - override quantizer: kl\n  - _self_\nloss:\n  l1: 7.0\n", encoding="utf-8"
     )
     monkeypatch.setattr(config, "config_dir", lambda: tmp_path)
     monkeypatch.setattr("vidgen.cli.compose.config_dir", lambda: tmp_path)
     config.preset_names.cache_clear()
     try:
         mine = config.load("tokenizer", "mine")
-        assert (mine["quantizer"]["name"], mine["l1"]) == ("kl", 7.0)
+        assert (mine["quantizer"]["name"], mine["loss"]["l1"]) == ("kl", 7.0)
         assert config.load("tokenizer", "mine", {"quantizer": "lfq"})["quantizer"] == config.load("tokenizer/quantizer", "lfq")
         assert compose("fit", ["tokenizer=mine"])["tokenizer"] == mine | {"from": None}
     finally:
@@ -171,7 +172,7 @@ def test_values_of_another_type_are_told(default: Any, value: Any, sentence: str
             {"quantizer": "lfk"},
             "There is no tokenizer/quantizer called 'lfk'. Did you mean 'lfq'? There are: ",
         ),
-        ("tokenizer", "lfq", {"l2": 1.0}, "'tokenizer' has no option 'l2'. Did you mean 'l1'? The options are "),
+        ("tokenizer", "lfq", {"loss": {"l2": 1}}, "'tokenizer.loss' has no option 'l2'. Did you mean 'l1'? The options are "),
         ("tokenizer", "lfq", {"quantizer": {"bit": 3}}, "'tokenizer.quantizer' has no option 'bit'. Did you mean 'bits'? "),
         ("tokenizer", "lfq", {"quantizer": {"name": "kl", "bits": 3}}, "'tokenizer/quantizer' has no option 'bits'."),
         ("tokenizer", "lfq", {"quantizer": None}, "There is no tokenizer/quantizer called 'None'."),

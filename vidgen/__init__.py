@@ -42,7 +42,7 @@ def names(kind: str) -> list[str]:
 def tokenizer(name: str, **overrides: Any) -> Tokenizer:
     """An untrained tokenizer, a ``torch.nn.Module``: the recipe ``configs/tokenizer/<name>.yaml`` with ``overrides`` on top.
 
-    Overrides are nested as in the recipe, and a string swaps a part: ``tokenizer("lfq", quantizer="kl", l1=0.5)``.
+    Overrides are nested as in the recipe, and a string swaps a part: ``tokenizer("lfq", quantizer="kl", loss={"l1": 0.5})``.
 
     Raises:
         UserError: on an unknown name or option, or a value of the wrong type.

@@ -23,6 +23,8 @@ from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.registry import build
 
 FORMAT = 1
+FOR_FIT = ("training", "perceptual", "adversary", "from")
+"""What a part's recipe holds that is none of the part's own options: how ``fit`` trains it."""
 HUB = "hf-hub:"
 
 
@@ -194,7 +196,7 @@ def build_generator(config: Mapping[str, Any], *, space: Any, num_classes: int) 
 
 
 def _parts(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("training", "from")}
+    return {key: value for key, value in config.items() if key not in FOR_FIT}
 
 
 def _load_weights(part: nn.Module, file: Path) -> None:

@@ -70,27 +70,8 @@ class CodebookUsage(Metric):
         self.counts += torch.bincount(flat.flatten(), minlength=self.vocab_size)
 
     def compute(self) -> dict[str, float]:
-        """The figures, as plain numbers.
-
-        - ``usage``: fraction of the codebook's entries that occurred.
-        - ``perplexity``: 2 to the entropy of an id: the number of equally frequent codes that would be as hard to guess.
-        - ``entropy_bits``: that entropy.
-        - ``dead_codes``: entries that never occurred.
-        - ``tokens``: cells counted.
-
-        Where the codebook is too large to count jointly: ``usage`` is the mean over sub-ids, ``dead_codes`` their sum,
-        ``entropy_bits`` the sum of the sub-ids' entropies (an upper bound of the cell's, for it ignores their
-        correlation), and ``perplexity`` the sub-ids' geometric mean. Without any token usage is 0 and the others are NaN.
-        """
-        books = [self.counts] if self.joint else list(self.counts.split(self.levels))
-        entropies = [_entropy_bits(book) for book in books]
-        return {
-            "usage": sum((book > 0).double().mean().item() for book in books) / len(books),
-            "perplexity": 2 ** (sum(entropies) / len(books)),
-            "entropy_bits": sum(entropies),
-            "dead_codes": int((self.counts == 0).sum()),
-            "tokens": int(books[0].sum()),
-        }
+        """The figures, as plain numbers: :func:`codebook_figures`."""
+        return codebook_figures(self.counts, self.levels)
 
     def histogram(self) -> dict[str, Any]:
         """The report's histogram: ``counts_sorted`` of the entries that occurred, most frequent first, and ``vocab_size``.
@@ -99,6 +80,30 @@ class CodebookUsage(Metric):
         """
         alive = self.counts[self.counts > 0].sort(descending=True).values
         return {"counts_sorted": alive.tolist(), "vocab_size": self.vocab_size}
+
+
+def codebook_figures(counts: Tensor, levels: tuple[int, ...]) -> dict[str, float]:
+    """What the ``counts`` of a codebook's entries say: of joint ids, or where those are too many, of the sub-ids one after another.
+
+    - ``usage``: fraction of the codebook's entries that occurred.
+    - ``perplexity``: 2 to the entropy of an id: the number of equally frequent codes that would be as hard to guess.
+    - ``entropy_bits``: that entropy.
+    - ``dead_codes``: entries that never occurred.
+    - ``tokens``: cells counted.
+
+    Where the codebook is too large to count jointly: ``usage`` is the mean over sub-ids, ``dead_codes`` their sum,
+    ``entropy_bits`` the sum of the sub-ids' entropies (an upper bound of the cell's, for it ignores their correlation), and
+    ``perplexity`` the sub-ids' geometric mean. Without any token usage is 0 and the others are NaN.
+    """
+    books = [counts] if math.prod(levels) <= LARGEST_JOINT else list(counts.split(list(levels)))
+    entropies = [_entropy_bits(book) for book in books]
+    return {
+        "usage": sum((book > 0).double().mean().item() for book in books) / len(books),
+        "perplexity": 2 ** (sum(entropies) / len(books)),
+        "entropy_bits": sum(entropies),
+        "dead_codes": int((counts == 0).sum()),
+        "tokens": int(books[0].sum()),
+    }
 
 
 def _entropy_bits(counts: Tensor) -> float:

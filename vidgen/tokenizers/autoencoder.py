@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidgen.errors import UserError
 from vidgen.latents import Latent, LatentSpec, Losses
+from vidgen.losses.reconstruction import check_names, reconstruction_losses
 from vidgen.nn.stream import Stream
 from vidgen.protocols import Quantized
 from vidgen.registry import build
+from vidgen.tokenizers.checks import check_form, check_range
 from vidgen.tokenizers.space import BottleneckSpace, Standardise, as_latent, in_pieces
+
+LOSS = MappingProxyType({"l1": 1.0, "mse": 1.0})
+"""Weights of the losses of the reconstruction, unless a recipe says others."""
 
 
 class Autoencoder(nn.Module):
@@ -23,13 +29,18 @@ class Autoencoder(nn.Module):
     Args:
         backbone: options of the encoder and decoder, with their ``name``.
         quantizer: options of the bottleneck, with its ``name``.
-        l1: weight of the mean absolute error of the reconstruction.
-        mse: weight of its mean squared error.
+        loss: weights of the losses of the reconstruction (:data:`vidgen.losses.reconstruction.RECONSTRUCTION`), by name; what
+            has weight 0 is not computed.
+
+    Raises:
+        UserError: on a loss of another name.
     """
 
-    def __init__(self, *, backbone: Mapping[str, Any], quantizer: Mapping[str, Any], l1: float = 1.0, mse: float = 1.0) -> None:
+    def __init__(self, *, backbone: Mapping[str, Any], quantizer: Mapping[str, Any], loss: Mapping[str, float] = LOSS) -> None:
         super().__init__()
-        self.l1, self.mse = l1, mse
+        check_names(loss)
+        self.loss = dict(loss)
+        self._looked = False
         self.quantizer = build("quantizers", quantizer)
         latent_out, latent_in = self.quantizer.in_channels, self.quantizer.channels
         self.backbone = build("backbones", backbone, latent_out=latent_out, latent_in=latent_in)
@@ -53,29 +64,33 @@ class Autoencoder(nn.Module):
         """One training step's forward on (B, C, T, H, W) in [-1, 1].
 
         Returns:
-            the reconstruction, the latent, and losses whose total is ``l1`` * L1 + ``mse`` * MSE + the quantizer's own.
+            the reconstruction, the latent, and losses whose total is the weighted sum of ``loss`` and the quantizer's own.
 
         Raises:
-            UserError: where the height or width is not a multiple of the stride.
+            UserError: where the video is not a float tensor of five axes, its height or width is not a multiple of the stride, or
+                the first of all videos is not in [-1, 1].
         """
+        check_form(video)
+        if not (self._looked or torch.compiler.is_compiling()):  # once: to look at values, the host waits for a GPU
+            check_range(video)
+            self._looked = True
         code = self._quantized(self.backbone.encode(self._padded(video)))
         latent = as_latent(code, self.spec, self.standardise, num_frames=video.shape[2], start=0)
         reconstruction = self.backbone.decode(code.z)[:, :, : video.shape[2]].float()
-        scalars = {
-            "l1": F.l1_loss(reconstruction, video),
-            "mse": F.mse_loss(reconstruction, video),
-            **code.losses,
-        }
-        total = self.l1 * scalars["l1"] + self.mse * scalars["mse"] + sum(code.losses.values())
-        return reconstruction, latent, Losses(total=total, scalars=scalars)
+        errors = reconstruction_losses(reconstruction, video, self.loss)
+        total = sum(self.loss[name] * error for name, error in errors.items()) + sum(code.losses.values())
+        return reconstruction, latent, Losses(total=torch.as_tensor(total), scalars={**errors, **code.losses})
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Latent:
         """(B, C, T, H, W) in [-1, 1] -> latent; deterministic. A length that does not fit repeats the last frame.
 
         Raises:
-            UserError: where the height or width is not a multiple of the stride.
+            UserError: where the video is not a float tensor of five axes in [-1, 1], or its height or width is not a multiple of
+                the stride.
         """
+        check_form(video)
+        check_range(video)
         return self._encode(video)
 
     @torch.no_grad()
@@ -97,6 +112,8 @@ class Autoencoder(nn.Module):
         self._check_streams()
         stream, start, waiting = Stream(), 0, None
         for chunk in chunks:
+            check_form(chunk)
+            check_range(chunk)
             waiting = chunk if waiting is None else torch.cat([waiting, chunk], dim=2)
             cells = self._whole(waiting.shape[2], start)
             if cells:
@@ -143,11 +160,9 @@ class Autoencoder(nn.Module):
         self.quantizer.anneal(progress)
 
     def _encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Latent:
-        """Deterministic, whatever mode the quantizer is in."""
-        training = self.quantizer.training
-        self.quantizer.eval()
-        code = self._quantized(self.backbone.encode(self._padded(video, start), start, stream), start)
-        self.quantizer.train(training)
+        """Deterministic, whatever mode the tokenizer is in."""
+        with evaluating(self):
+            code = self._quantized(self.backbone.encode(self._padded(video, start), start, stream), start)
         return as_latent(code, self.spec, self.standardise, num_frames=video.shape[2], start=start)
 
     def _decode(self, latent: Latent, stream: Stream | None = None) -> Tensor:
@@ -160,7 +175,8 @@ class Autoencoder(nn.Module):
             z = self.space.project(latent.h, start=latent.start).z
         else:
             raise ValueError("A latent needs z, ids or h to be decoded, and this one has none of them.")
-        return self.backbone.decode(z, latent.start, stream)[:, :, : latent.num_frames].float()
+        with evaluating(self):
+            return self.backbone.decode(z, latent.start, stream)[:, :, : latent.num_frames].float()
 
     def _quantized(self, x: Tensor, start: int = 0) -> Quantized:
         return in_pieces(self.quantizer, x, self.spec.pieces(x.shape[2], start))
@@ -182,3 +198,12 @@ class Autoencoder(nn.Module):
     def _check_streams(self) -> None:
         if not self.spec.causal:
             raise UserError("Only causal tokenizers encode and decode in streams: this one's backbone sees the future.")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode, and then in the mode it was in: batch norms neither use nor update a batch's statistics."""
+    training = module.training
+    module.eval()
+    yield
+    module.train(training)

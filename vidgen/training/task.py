@@ -39,6 +39,7 @@ class Recipe:
         clip_norm: largest norm of the gradient.
         ema: decay of the average of weights that is kept as the model.
         clips: for generators, training clips whose latents are cached; 0 takes one epoch of the data.
+        images: for tokenizers, the share of the steps that train on single frames; causal backbones only.
     """
 
     steps: int
@@ -53,6 +54,7 @@ class Recipe:
     clip_norm: float
     ema: float
     clips: int = 0
+    images: float = 0.0
 
 
 class Task(L.LightningModule):
