@@ -205,5 +205,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """``module`` in evaluation mode, and then in the mode it was in: batch norms neither use nor update a batch's statistics."""
     training = module.training
     module.eval()
-    yield
-    module.train(training)
+    try:
+        yield
+    finally:
+        module.train(training)
