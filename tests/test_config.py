@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidgen import LatentSpec, UserError, config, hub, registry
-from vidgen.cli import mistakes
+from vidgen.cli import COMPOSED, mistakes
 from vidgen.cli.compose import compose
 from vidgen.training import precision
 from vidgen.training.optim import build_optimizer, schedule
@@ -61,7 +61,7 @@ def test_experiments_compose(name: str) -> None:
     assert compose("fit", [f"experiment={name}"])["choices"]["experiment"] == name
 
 
-@pytest.mark.parametrize("command", ["fit", "eval", "sample"])
+@pytest.mark.parametrize("command", COMPOSED)
 def test_command_groups_are_what_hydra_chooses(command: str) -> None:
     assert config.command_groups(command) == compose(command, [])["choices"]
 
@@ -239,7 +239,7 @@ def test_every_null_option_has_a_type() -> None:
             elif value is None and full != "choices.experiment":
                 yield full
 
-    found = {key for command in ("fit", "eval", "sample") for key in nulls(compose(command, []))}
+    found = {key for command in COMPOSED for key in nulls(compose(command, []))}
     for group, name in RECIPES:
         found |= set(nulls(config.load(group, name), group.replace("/", ".")))
     assert found - set(config.NULLABLE) == {"label"}

@@ -33,10 +33,13 @@ NULLABLE: dict[str, Any] = {
     "data.fps": 10.0,
     "evaluation.steps": 50,
     "evaluation.guidance_scale": 1.5,
+    "fps": 10.0,
     "guidance_scale": 1.5,
     "init": "RUN",
+    "input": "FILE",
     "out": "FOLDER",
     "shape": [17, 32, 32],
+    "size": [32, 32],
     "steps": 50,
     "tokenizer.from": "RUN",
 }

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ Pixels = NDArray[np.uint8]
 
 GAP = 2  # pixels between tiles
 GAP_VALUE = 96  # mid grey: visible beside black and white tiles alike
+LARGE = 512 * 512  # pixels of a frame from which on encoding pays for threads
 LEGIBLE = 64  # a tile of a contact sheet is enlarged until its shorter side is at least this many pixels
 
 
@@ -59,12 +61,11 @@ def upscale(video: Pixels, scale: int) -> Pixels:
 
 
 def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale: int = 1) -> None:
-    """Write a clip as an mp4 that every browser plays: H.264, yuv420p, tagged BT.709 limited range, index in front.
+    """Write a clip as an mp4 that every browser plays, as :func:`write_frames` does.
 
     Args:
         path: Where the file goes; its folder is made when absent.
-        video: uint8 (T, H, W, 3). An odd height or width (after scaling) gets its last row or column once more, for
-            4:2:0 chroma needs even sizes.
+        video: uint8 (T, H, W, 3).
         fps: Frames a second.
         scale: Nearest-neighbour enlargement. Even factors keep edges of colour sharp: chroma has half the resolution.
 
@@ -72,28 +73,45 @@ def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale
         ValueError: when ``video`` has another shape or type, or ``scale`` is below 1.
         OSError: when the file cannot be written.
     """
+    _check(video, ndim=4)
+    write_frames(path, upscale(video, scale), fps)
+
+
+def write_frames(path: str | os.PathLike[str], frames: Iterable[Pixels], fps: float) -> None:
+    """Write frames as they come as an mp4 that every browser plays: H.264, yuv420p, tagged BT.709 limited range, index in front.
+
+    Args:
+        path: Where the file goes; its folder is made when absent. Nothing is left of it where ``frames`` raises.
+        frames: uint8 (H, W, 3), one or more of one size. An odd height or width gets its last row or column once more, for
+            4:2:0 chroma needs even sizes. They are not kept, so that any number of them can be written.
+        fps: Frames a second.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    _check(video, ndim=4)
-    video = upscale(video, scale)
-    height, width = video.shape[1:3]
-    video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    coming = iter(frames)
+    first = next(coming)
+    height, width = first.shape[:2]
     with _replacing(path) as partial, av.open(partial, "w", "mp4", options={"movflags": "+faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         # CRF 12 cannot be told from the original by eye (flat ground within 2 of 255); a small clip is a few kB.
         stream = container.add_stream("libx264", rate=rate, options={"crf": "12", "preset": "medium"})
-        stream.height, stream.width = video.shape[1:3]
+        stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
-        context.thread_count = 1  # clips are small: starting threads would take longer than encoding
+        # Clips are small: starting threads would take longer than encoding. 0 lets the encoder choose.
+        context.thread_count = 0 if height * width > LARGE else 1
         # Players read untagged files as BT.601 or as BT.709, as they please: colours would differ from one to the next.
         context.colorspace = Colorspace.ITU709
         context.color_primaries = ColorPrimaries.BT709
         context.color_trc = ColorTrc.BT709
         context.color_range = ColorRange.MPEG
-        for pixels in video:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        for pixels in chain([first], coming):
+            even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
             frame = frame.reformat(
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,

@@ -17,7 +17,7 @@ from vidgen import __version__
 from vidgen.cli import help
 from vidgen.errors import DISK_FULL, UserError, did_you_mean
 
-COMPOSED = ("fit", "eval", "sample")
+COMPOSED = ("fit", "eval", "sample", "encode", "decode", "reconstruct")
 """Commands with a yaml in ``configs/`` and a ``run(config)``; the others have a ``run(words)`` that may return a status."""
 
 COMMANDS = (*COMPOSED, "list", "show", "doctor")

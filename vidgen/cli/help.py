@@ -47,6 +47,33 @@ COMMANDS = {
         ),
         output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'.",
     ),
+    "encode": Command(
+        usage="vidgen encode input=FILE [key=value ...]",
+        examples=(
+            "vidgen encode input=VIDEO.mp4",
+            "vidgen encode run=runs/latest input=VIDEO.mp4 out=VIDEO.latents",
+            "vidgen encode input=VIDEO.mp4 'size=[128,192]' fps=10 chunk=64",
+        ),
+        output="one safetensors file: ids packed to their bits, or standardised values in bfloat16, and all that decode needs.",
+    ),
+    "decode": Command(
+        usage="vidgen decode input=FILE [key=value ...]",
+        examples=(
+            "vidgen decode input=VIDEO.latents",
+            "vidgen decode run=runs/latest input=VIDEO.latents out=back.mp4",
+            "vidgen decode input=VIDEO.latents precision=fp32",
+        ),
+        output="an mp4 with the frame rate of the video that was encoded, without its sound.",
+    ),
+    "reconstruct": Command(
+        usage="vidgen reconstruct input=FILE [key=value ...]",
+        examples=(
+            "vidgen reconstruct input=VIDEO.mp4",
+            "vidgen reconstruct run=runs/latest input=VIDEO.mp4 out=back.mp4",
+            "vidgen reconstruct input=VIDEO.mp4 'size=[128,192]' chunk=64",
+        ),
+        output="an mp4 with the frame rate of the video, without its sound, and a line with PSNR and bits per pixel.",
+    ),
     "list": Command(
         purpose="Lists every part by name, with what it is.",
         usage="vidgen list [KIND] [--pairs] [--json]",
@@ -56,7 +83,7 @@ COMMANDS = {
     ),
     "show": Command(
         purpose="Shows the config that a command would run with, as yaml: every option of every part chosen.",
-        usage="vidgen show [fit|eval|sample] [key=value ...]",
+        usage="vidgen show [COMMAND] [key=value ...]",
         examples=("vidgen show", "vidgen show tokenizer=kl", "vidgen show sample num=16"),
         output="yaml on the standard output. Nothing is run.",
     ),
@@ -71,7 +98,8 @@ COMMANDS = {
 
 def overview() -> str:
     """What ``vidgen --help`` prints."""
-    commands = [f"{name:<8} {purpose(name)}" for name in COMMANDS]
+    width = max(map(len, COMMANDS))
+    commands = [f"{name:<{width}} {purpose(name)}" for name in COMMANDS]
     examples = ["vidgen fit tokenizer=lfq generator=dit", "vidgen list --pairs", "vidgen sample run=runs/latest num=16"]
     return _joined(
         "vidgen: any video tokenizer meets any generator, compared apples to apples.",

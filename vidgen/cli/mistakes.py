@@ -31,6 +31,7 @@ RANGES = {
     "samples": (1, math.inf),
     "shown": (1, math.inf),
     "fps": (1, math.inf),
+    "chunk": (0, math.inf),
     "log_every": (1, math.inf),
     "checkpoint_every": (1, math.inf),
     "workers": (0, math.inf),

@@ -13,9 +13,9 @@ EVERY = 20.0
 
 
 class Stage:
-    """Progress of one stage of ``total`` steps, some of which may be done already; a context manager."""
+    """Progress of one stage of ``total`` steps (None: nobody knows), some of which may be done already; a context manager."""
 
-    def __init__(self, console: Console, name: str, total: int, done: int = 0, unit: str = "step") -> None:
+    def __init__(self, console: Console, name: str, total: int | None, done: int = 0, unit: str = "step") -> None:
         self.console, self.name, self.total, self.unit = console, name, total, unit
         self.first, self.begin, self.said = done, time.monotonic(), time.monotonic()
         self.live: Progress | None = None
@@ -47,10 +47,13 @@ class Stage:
         note = f"{rate:.1f} {self.unit}s/s" + ("" if loss is None else f"  loss {loss:.4f}")
         if self.live is not None:
             self.live.update(self.bar, completed=done, note=note)
-        elif now - self.said > EVERY or done >= self.total:
+        elif now - self.said > EVERY or done == self.total:
             self.said = now
-            left = (self.total - done) / max(rate, 1e-9)
-            self.console.print(f"{self.name:<10} {done}/{self.total}  {note}  {clock(left)} left", highlight=False)
+            text = f"{self.name:<10} {done}  {note}"
+            if self.total is not None:
+                left = max(0, self.total - done) / max(rate, 1e-9)
+                text = f"{self.name:<10} {done}/{self.total}  {note}  {clock(left)} left"
+            self.console.print(text, highlight=False)
 
 
 def clock(seconds: float) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import yaml
 
+from vidgen.cli import COMPOSED
 from vidgen.cli.compose import compose
 from vidgen.routes import kind, route
-
-COMMANDS = ("fit", "eval", "sample")
 
 
 def run(words: Sequence[str]) -> None:
@@ -18,7 +17,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         UserError: as composing does.
     """
-    command, overrides = (words[0], words[1:]) if words and words[0] in COMMANDS else ("fit", words)
+    command, overrides = (words[0], words[1:]) if words and words[0] in COMPOSED else ("fit", words)
     config = compose(command, overrides)
     print(f"# {config.pop('command')}")
     del config["choices"]

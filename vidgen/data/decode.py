@@ -106,6 +106,18 @@ def frames(path: str | os.PathLike[str], *, fps: float | None = None) -> Iterato
             yield time - begin, _rgb(frame, converter)
 
 
+def duration(path: str | os.PathLike[str]) -> float | None:
+    """Seconds that the header says the file lasts, None where it says nothing; often wrong, so for nothing but progress.
+
+    Raises:
+        DecodeError: when the file cannot be opened, or holds no video.
+    """
+    import av
+
+    with _open(path) as (container, _):
+        return container.duration / av.time_base if container.duration else None
+
+
 def read(path: str | os.PathLike[str]) -> Pixels:
     """Read all of a short video file: uint8 RGB (T, H, W, 3).
 

@@ -1,0 +1,176 @@
+"""What ``encode``, ``decode`` and ``reconstruct`` share: long videos in and out, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidgen import hub
+from vidgen.cli.device import autocast, choose_device
+from vidgen.data import decode
+from vidgen.data.batches import to_pixels, to_video
+from vidgen.data.folder.cache import fit
+from vidgen.errors import UserError, did_you_mean
+from vidgen.latents import Latent, LatentSpec
+from vidgen.runs import check_writable
+from vidgen.training.precision import choose
+
+Pixels = NDArray[np.uint8]
+
+
+class Video:
+    """A video file as the commands take it in.
+
+    Args:
+        config: of the command: ``input``, ``size`` and ``fps`` are used.
+        spec: of the tokenizer that it goes through.
+
+    Attributes:
+        height: of its frames as they are given to the tokenizer, as is ``width``.
+        fps: its frames a second, converted where ``config`` says so.
+        frames: about how many there are, by its header; None where that says nothing.
+
+    Raises:
+        UserError: where it is no video, or the tokenizer's stride does not divide its size.
+    """
+
+    def __init__(self, config: dict[str, Any], spec: LatentSpec) -> None:
+        self.path = existing_file(config, "a video")
+        try:
+            found, seconds = decode.probe(self.path), decode.duration(self.path)
+        except decode.DecodeError as error:
+            raise UserError(f"input={self.path} cannot be read as a video: {error}.") from error
+        self._pixel_aspect, self._convert = found.pixel_aspect, config["fps"]
+        own = (found.height, round(found.width * found.pixel_aspect))
+        self.height, self.width = _size(config["size"], own, spec)
+        if self._convert is None and found.rate is None:
+            raise UserError(f"input={self.path} states no frame rate; give fps=NUMBER, the frames a second to take from it.")
+        self.fps = float(self._convert or found.rate)  # type: ignore[arg-type]
+        self.frames = None if seconds is None else max(1, round(seconds * self.fps))
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """The frames, uint8 (H, W, 3); a UserError as soon as the file turns out not to decode."""
+        try:
+            for _, frame in decode.frames(self.path, fps=self._convert):
+                yield fit(frame, self.height, self.width, self._pixel_aspect)
+        except decode.DecodeError as error:
+            raise UserError(f"input={self.path} does not decode to its end: {error}.") from error
+
+
+class Codec:
+    """A trained tokenizer that goes through a video in chunks of ``chunk`` frames, rounded up to whole cells; 0: all at once.
+
+    Raises:
+        UserError: where there is no such model or device.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.device = choose_device(config["accelerator"])
+        self.tokenizer = hub.load(config["run"], self.device).tokenizer
+        self.spec: LatentSpec = self.tokenizer.spec
+        self.precision = choose(config["precision"], self.device)
+
+    def encode(self, frames: Iterable[Pixels], chunk: int) -> Iterator[Latent]:
+        """Latents that follow one another, of frames uint8 (H, W, 3).
+
+        Raises:
+            UserError: where the tokenizer cannot go in chunks and is to.
+        """
+        if chunk and not self._streams:
+            raise UserError(
+                "This tokenizer does not go through a video in chunks, for it sees the future; chunk=0 takes the whole file at "
+                "once, in memory that grows with its length."
+            )
+        chunks = (self._video(part) for part in _parts(frames, self.spec, chunk))
+        with autocast(self.device, self.precision):
+            yield from self.tokenizer.encode_stream(chunks) if self._streams else map(self.tokenizer.encode, chunks)
+
+    def decode(self, latents: Iterable[Latent]) -> Iterator[Tensor]:
+        """Videos (1, 3, any number of frames, H, W) in [-1, 1] that follow one another."""
+        moved = (latent.to(self.device) for latent in latents)
+        with autocast(self.device, self.precision):
+            videos = self.tokenizer.decode_stream(moved) if self._streams else map(self.tokenizer.decode, moved)
+            yield from (video.clamp(-1, 1) for video in videos)
+
+    @property
+    def _streams(self) -> bool:
+        return self.spec.causal and hasattr(self.tokenizer, "encode_stream")
+
+    def _video(self, frames: list[Pixels]) -> Tensor:
+        return to_video(torch.from_numpy(np.stack(frames)[None]).to(self.device))
+
+
+def pixels(videos: Iterable[Tensor]) -> Iterator[Pixels]:
+    """The frames of videos of one clip each, uint8 (H, W, 3)."""
+    return chain.from_iterable(to_pixels(video)[0] for video in videos)
+
+
+def existing_file(config: dict[str, Any], what: str) -> Path:
+    """The file ``input``.
+
+    Raises:
+        UserError: where it is not given or there is none.
+    """
+    if config["input"] is None:
+        raise UserError(f"input is missing: give input=FILE, {what}.")
+    path = Path(config["input"])
+    if path.is_dir():
+        raise UserError(f"input={path} is a folder; give input=FILE, {what}.")
+    if not path.is_file():
+        beside = [str(path.with_name(file.name)) for file in path.parent.glob("*") if file.is_file()]
+        raise UserError(f"There is no file input={path}.{did_you_mean(str(path), beside)} Give input=FILE, {what}.")
+    return path
+
+
+def new_file(config: dict[str, Any], ending: str) -> Path:
+    """The file ``out``, or one called like ``input`` with another ``ending``, here.
+
+    Raises:
+        UserError: where it is the input itself, or cannot be written.
+    """
+    source = Path(config["input"])
+    out = Path(config["out"] or f"{source.stem}{ending}")
+    if out.exists() and (out.is_dir() or out.samefile(source)):
+        which = "a folder" if out.is_dir() else "the input"
+        raise UserError(f"out={out} is {which}; give out=FILE, another name, such as out={source.stem}-new{ending}.")
+    check_writable(out.parent, "out")
+    return out
+
+
+def _size(wanted: list[int] | None, own: tuple[int, int], spec: LatentSpec) -> tuple[int, int]:
+    """``wanted``, else the file's ``own`` height and width; the stride must divide them."""
+    height, width = own if wanted is None else _pair(wanted)
+    strides = spec.stride[1:]
+    if height % strides[0] or width % strides[1]:
+        below = [max(1, size // stride) * stride for size, stride in zip((height, width), strides, strict=True)]
+        above = [-(-size // stride) * stride for size, stride in zip((height, width), strides, strict=True)]
+        nearest = " or ".join(f"size={size}".replace(" ", "") for size in ([below, above] if below != above else [above]))
+        raise UserError(
+            f"Frames of {height}x{width} are not a multiple of the tokenizer's stride {strides[0]}x{strides[1]}; give {nearest}, "
+            "to which they are resized and cropped."
+        )
+    return height, width
+
+
+def _pair(size: list[int]) -> tuple[int, int]:
+    if len(size) != 2 or min(size) < 1:
+        raise UserError(f"size={size} is not [height,width] of at least 1 each; leave it out for the size of the file.")
+    return size[0], size[1]
+
+
+def _parts(frames: Iterable[Pixels], spec: LatentSpec, chunk: int) -> Iterator[list[Pixels]]:
+    """``frames`` in parts that fill whole cells, and whole clips of pyramids that grow in time, but for the last."""
+    coming = iter(frames)
+    unit = spec.stride[0] * (spec.clip or 1)
+    step = -(-chunk // unit) * unit or None
+    size = step and step + spec.causal
+    while part := list(islice(coming, size)):
+        yield part
+        size = step
