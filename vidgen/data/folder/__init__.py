@@ -106,8 +106,8 @@ class Folder:
         split: Sequence[float] = (0.8, 0.1, 0.1),
         split_by: str = "file",
         mirror: float = 0.5,
-        zoom: float = 0.3,
-        light: float = 0.05,
+        zoom: float = 0.15,
+        light: float = 0.02,
         seed: int = 0,
         cache: str = "runs/cache/folder",
     ) -> None:
