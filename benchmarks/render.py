@@ -15,11 +15,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import timing
 from records import Origin, Record, read
+from timing import Timing
 
 from vidgen.config import GROUPS, config_dir, describe, load
 from vidgen.errors import UserError, did_you_mean
@@ -29,6 +32,9 @@ from vidgen.routes import kind, route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+TIMINGS = ("quantizers", "backbones")
+"""Files of results whose rows are of :mod:`timing`, and not figures of runs."""
+
 PROOFS = Path(__file__).parent / "proofs.jsonl"
 """What came of the slow tests, one line each: ``benchmarks/slow.py`` writes it."""
 
@@ -112,14 +118,18 @@ def _line(runs: Sequence[Sequence[Record]]) -> Line:
 
 def results() -> str:
     """The short table of every file of results."""
-    parts = [_short(path.stem, lines(read(path))) for path in sorted(RESULTS.glob("*.jsonl"))]
+    parts = [_short(path.stem, lines(read(path))) for path in _of_runs()]
     return "\n\n".join(parts) or "No results are collected yet: `python benchmarks/collect.py NAME RUN` takes them from runs."
 
 
 def all_results() -> str:
     """Every figure of every file of results, with where it comes from."""
-    parts = [_long(path.stem, lines(read(path))) for path in sorted(RESULTS.glob("*.jsonl"))]
+    parts = [_long(path.stem, lines(read(path))) for path in _of_runs()]
     return "\n\n".join(parts) or "No results are collected yet."
+
+
+def _of_runs() -> list[Path]:
+    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in TIMINGS]
 
 
 def _short(name: str, found: Sequence[Line]) -> str:
@@ -196,6 +206,54 @@ def _rules(found: Sequence[Line], names: Sequence[str]) -> str:
     return "\n".join(f"- {rule}: {', '.join(measured)}" for rule, measured in rules.items())
 
 
+def timings(name: str) -> str:
+    """A benchmark of speed and memory, a line a row."""
+    rows = timing.read(RESULTS / f"{name}.jsonl")
+    head = ["", "Measure", "Ratio ↑", "Wanted", "Ours", "Theirs", "Against", "With"]
+    body = [
+        [
+            row.subject,
+            row.measure,
+            _ratio(row),
+            f"{row.wanted}: {'yes' if row.met else 'no'}" if row.wanted else "",
+            f"{_rounded(row.ours)} {row.unit}",
+            "" if row.theirs is None else f"{_rounded(row.theirs)} {row.unit}",
+            row.against,
+            row.settings,
+        ]
+        for row in rows
+    ]
+    return f"{_table(head, body)}\n\n{_measured(rows)}" if rows else f"Nothing is measured yet: `python benchmarks/{name}.py`."
+
+
+def _ratio(row: Timing) -> str:
+    if row.ratio is None:
+        return ""
+    return f"{row.ratio:.2f}" + (f" ({row.quartiles[0]:.2f}–{row.quartiles[1]:.2f})" if row.quartiles else "")
+
+
+def _rounded(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _measured(rows: Sequence[Timing]) -> str:
+    """Where and how timings were taken."""
+
+    def every(values: Iterable[str | None]) -> str:
+        return ", ".join(dict.fromkeys(value for value in values if value))
+
+    machines = every(f"{row.hardware.get('gpu') or row.hardware['cpu']} ({row.hardware['cores']} cores)" for row in rows)
+    commits = every(f"`{row.commit}`" if row.commit else None for row in rows)
+    pairs = " or ".join(str(pairs) for pairs in sorted({row.pairs for row in rows if row.quartiles}))
+    loads = [row.load for row in rows]
+    return (
+        f"A ratio is the median over {pairs} pairs, with its quartiles. Measured on {machines} with torch "
+        f"{every(row.versions['torch'] for row in rows)}{f' at {commits}' if commits else ''}, under a load of {min(loads):g} to "
+        f"{max(loads):g}."
+    )
+
+
 def parts() -> str:
     """What there is of each kind of part, in the recipes' own words."""
     groups = [GROUPS[title] for title in ("tokenizers", "quantizers", "backbones", "generators", "data")]
@@ -265,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measures": measures,
     "tolerances": tolerances,
     "proofs": proofs,
+    **{name: partial(timings, name) for name in TIMINGS},
 }
 
 
