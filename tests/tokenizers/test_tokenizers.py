@@ -96,8 +96,6 @@ def test_lengths_that_do_not_fit_repeat_the_last_frame_and_are_trimmed(tokenizer
 
 def test_an_image_is_a_video_of_one_frame(tokenizer: Any, video: Tensor) -> None:
     if not tokenizer.spec.causal:
-        pytest.skip("only causal backbones keep the image law")
-    if not tokenizer.spec.causal:
         pytest.skip("only causal tokenizers keep the image law")
     image, whole = tokenizer.encode(video[:, :, :1]), tokenizer.encode(video)
     assert image.grids == tokenizer.spec.grids((1, *video.shape[3:]))
