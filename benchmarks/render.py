@@ -11,22 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+import rates
 import timing
-from records import Origin, Record, read
+from lines import Line, lines
+from records import Origin, read
 from timing import Timing
 
 from vidgen.config import GROUPS, config_dir, describe, load
 from vidgen.errors import UserError, did_you_mean
-from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, Row, measure
+from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, measure
 from vidgen.metrics import legality
 from vidgen.routes import kind, route
 
@@ -49,7 +48,6 @@ SHOWN = (
 )
 """The columns of the short table, where any run has them."""
 
-CHOSEN_BY_THE_TABLE = ("tokenizer", "generator", "data", "seed", "stage", "resume", "reuse", "runs", "logger")
 TOLERANCES = {
     "RESIDUAL": ("px", "Root mean square distance from the nearest lawful motion."),
     "RESIDUAL_MOST": ("px", "The same in any one frame."),
@@ -62,55 +60,6 @@ TOLERANCES = {
     "STRAY": ("px", "Coverage that belongs to no object, in the worst frame."),
 }
 """The constants of ``vidgen.metrics.legality`` that decide, with their units."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """Runs of one recipe, differing in their seeds: a line of a table."""
-
-    origins: tuple[Origin, ...]
-    rows: dict[str, tuple[Row, ...]]
-
-    @property
-    def origin(self) -> Origin:
-        return self.origins[0]
-
-    @property
-    def settings(self) -> str:
-        """What was typed beside the parts and the seed, as code."""
-        words = [word for word in shlex.split(self.origin.command)[2:] if word != "-m"]
-        rest = [word for word in words if word.partition("=")[0] not in CHOSEN_BY_THE_TABLE]
-        return " ".join(f"`{word}`" for word in rest if not word.startswith("trainer."))
-
-    def text(self, name: str) -> str:
-        """A figure without its unit: the mean over the seeds with their deviation, or the only one with its interval."""
-        what, found = measure(name), self.rows.get(name, ())
-        values = [row.value for row in found]
-        if not values:
-            return ""
-        if len(values) > 1:
-            return f"{what.text(mean(values), unit=False)} ± {what.bound(stdev(values), mean(values))}"
-        text = what.text(values[0], unit=False)
-        interval = found[0].interval
-        return text if interval is None else f"{text} ({'–'.join(what.bound(end, values[0]) for end in interval)})"
-
-
-def lines(records: Iterable[Record]) -> list[Line]:
-    """Records by recipe and then by run, both in the order in which they came."""
-    recipes: dict[tuple[str | None, ...], dict[str, list[Record]]] = {}
-    for record in records:
-        origin = record.origin
-        runs = recipes.setdefault((origin.tokenizer, origin.generator, origin.data, origin.config), {})
-        runs.setdefault(f"{origin.run} {origin.seed} {origin.commit}", []).append(record)
-    return [_line(list(runs.values())) for runs in recipes.values()]
-
-
-def _line(runs: Sequence[Sequence[Record]]) -> Line:
-    rows: dict[str, tuple[Row, ...]] = {}
-    for run in runs:
-        for name, row in {record.row.name: record.row for record in run}.items():  # measured twice, the last counts
-            rows[name] = (*rows.get(name, ()), row)
-    return Line(tuple(run[0].origin for run in runs), rows)
 
 
 # Tables -----------------------------------------------------------------------------------------------------------------
@@ -129,7 +78,7 @@ def all_results() -> str:
 
 
 def _of_runs() -> list[Path]:
-    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in TIMINGS]
+    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in (*TIMINGS, rates.RESULTS.stem)]
 
 
 def _short(name: str, found: Sequence[Line]) -> str:
@@ -269,6 +218,29 @@ def pairs() -> str:
     return _table(["", *(f"`{part}`" for part in generators)], body)
 
 
+def tokenizers() -> str:
+    """The recipes of tokenizers, those of the papers too."""
+    return _table(["Recipe", "What it is"], [[f"`tokenizer={name}`", describe("tokenizer", name)] for name in _own("tokenizer")])
+
+
+def comparison() -> str:
+    """Tokenizers at equal clips, trunk and steps, with what H.264 has at each rate."""
+    parts = [_compared(kind) for kind in rates.KINDS if rates.cells(kind)]
+    return "\n\n".join(parts) or "Not run yet: `python benchmarks/compare_tokenizers.py`."
+
+
+def _compared(kind: str) -> str:
+    found = rates.cells(kind)
+    columns = [name for name in rates.COLUMNS if any(name in line.rows for line in found)]
+    head = ["Tokenizer", *(rates.COLUMNS[name] for name in columns), "H.264 at that rate, dB"]
+    body = [
+        [f"`{line.origin.tokenizer}`", *(rates.text(line, name) for name in columns), rates.codec_at(kind, line)]
+        for line in found
+    ]
+    said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each. {_provenance(found)}"
+    return f"**{rates.KINDS[kind]}**\n\n{_table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
+
+
 def experiments() -> str:
     """The presets of whole experiments."""
     return _table(
@@ -320,6 +292,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "pairs": pairs,
     "experiments": experiments,
+    "tokenizers": tokenizers,
+    "tokenizer-benchmark": comparison,
     "measures": measures,
     "tolerances": tolerances,
     "proofs": proofs,
@@ -386,10 +360,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
     check = parser.parse_args(arguments).check
     status = 0
+    pictures = {ROOT / "docs" / rates.picture_name(kind): rates.picture(kind) for kind in rates.KINDS if rates.cells(kind)}
     try:
-        for path in documents():
-            before = path.read_text(encoding="utf-8")
-            after = rendered(before, path.name)
+        for path in [*documents(), *pictures]:
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            after = pictures[path] if path in pictures else rendered(before, path.name)
             if after == before:
                 continue
             if check:

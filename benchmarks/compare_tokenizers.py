@@ -1,7 +1,7 @@
 """Compares tokenizers at equal clips, trunk and steps, beside H.264 at equal rates, into ``benchmarks/results/tokenizers.jsonl``.
 
-    python benchmarks/tokenizers.py --footage VIDEOS      trains and measures what is not there yet, then says how to render
-    python benchmarks/tokenizers.py --dry-run             says what it would do
+    python benchmarks/compare_tokenizers.py --footage VIDEOS      trains and measures what is not there yet
+    python benchmarks/compare_tokenizers.py --dry-run             says what it would do
 
 Every cell is a run of ``vidgen fit stage=tokenizer`` on 64x64 clips, resumable like any other, and is then measured further: what
 becomes of small objects and of motion below a pixel, and what a linear probe reads from the frozen latents. Without ``--footage``
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     given = parser.parse_args(arguments)
     if given.footage is not None and not given.footage.is_dir():
-        print(f"tokenizers: there is no folder {given.footage}.", file=sys.stderr)
+        print(f"compare_tokenizers: there is no folder {given.footage}.", file=sys.stderr)
         return 2
     known = {(record.origin.data, record.origin.tokenizer) for record in read(PATH)}
     failed: list[str] = []

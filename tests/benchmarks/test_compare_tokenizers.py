@@ -1,0 +1,106 @@
+"""The comparison of tokenizers: its measures against closed forms, and its table."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import compare_tokenizers as compare
+import numpy as np
+import pytest
+import rates
+import torch
+from vidgen.data.batches import to_video
+
+
+class Perfect:
+    """A tokenizer that loses nothing but what ``shift`` columns take away."""
+
+    def __init__(self, shift: int = 0) -> None:
+        self.shift = shift
+
+    def encode(self, video: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(z=video)
+
+    def decode(self, latent: SimpleNamespace) -> torch.Tensor:
+        return latent.z.roll(self.shift, dims=-1)
+
+
+def test_ridge_regression_is_that_of_the_normal_equations() -> None:
+    rng = np.random.default_rng(0)
+    x, y, at = rng.normal(size=(40, 6)), rng.normal(size=(40, 2)), rng.normal(size=(5, 6))
+    centred, target = x - x.mean(0), y - y.mean(0)
+    penalty = 1e-2 * np.square(centred).sum(1).mean()
+    weights = np.linalg.solve(centred.T @ centred + penalty * np.eye(6), centred.T @ target)
+    expected = (at - x.mean(0)) @ weights + y.mean(0)
+    found = compare._ridge(torch.from_numpy(x), y, torch.from_numpy(at))
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_what_is_kept_is_found_and_what_is_moved_is_not() -> None:
+    data = compare.world(compare.SMALL)
+    survival, error = compare.motion(compare.encoded(Perfect(), data, "test", 4), data)
+    assert survival == 1
+    assert error == pytest.approx(0, abs=1e-6)
+    survival, _ = compare.motion(compare.encoded(Perfect(shift=2), data, "test", 4), data)
+    assert survival == 0
+
+
+def test_probes_read_what_is_plain_in_the_latent() -> None:
+    """From latents that are the label, the place and the velocity, all three are read; from noise none."""
+    rng = np.random.default_rng(0)
+    states, labels = rng.normal(size=(60, 9, 1, 5)), rng.integers(0, 3, 60)
+    plain = np.concatenate([states[:, ::4, 0, :4], np.eye(3)[labels][:, None].repeat(3, 1)], axis=-1)
+
+    def found(z: np.ndarray, part: slice) -> compare.Encoded:
+        latent = torch.from_numpy(z[part]).movedim(-1, 1)[..., None, None].float()
+        return compare.Encoded(latent, np.zeros(0), np.zeros(0), labels[part], states[part])
+
+    first, rest = slice(0, 40), slice(40, 60)
+    read = compare.probes(found(plain, first), found(plain, rest))
+    assert read["label_accuracy"] == 1
+    assert min(read["position_r2"], read["velocity_r2"]) > 0.95
+    noise = rng.normal(size=plain.shape)
+    assert max(compare.probes(found(noise, first), found(noise, rest)).values()) < 0.7
+
+
+def test_h264_counts_its_stream_without_remarks_and_gives_all_frames_back() -> None:
+    """Finer qualities cost more and give more; the encoder's remarks about itself (type 6) are no part of the picture."""
+    assert compare._units(b"\0\0\0\1\x67ab\0\0\1\x06zzz\0\0\1\x65q") == [b"\0\0\1\x67ab", b"\0\0\1\x65q"]
+    clip = compare.world().clip("test", 0)["video"]
+    sizes, errors = [], []
+    for crf in (20, 40):
+        size, back = compare.h264(clip, crf)
+        assert back.shape == clip.shape
+        sizes.append(size)
+        errors.append(np.square(back.astype(float) - clip).mean())
+    assert 100 < sizes[1] < sizes[0] < clip.nbytes / 20
+    assert errors[0] < errors[1] < 100
+
+
+def test_the_rate_of_a_gaussian_is_its_divergence() -> None:
+    """Whatever the latents were standardised by: means of 3 and a variance of 1 cost 4.5 nats a channel."""
+    standardise = SimpleNamespace(inverse=lambda h: h * 2 + 1, std=torch.tensor([2.0, 2.0]))
+    latent = SimpleNamespace(h=torch.ones(1, 2, 1, 1, 1), logvar=torch.full((1, 2, 1, 1, 1), -2 * np.log(2.0)))
+    tokenizer = SimpleNamespace(encode=lambda video: latent, standardise=standardise)
+    clip = {"video": np.zeros((1, 3, 5, 3), dtype=np.uint8), "label": -1}
+    data = SimpleNamespace(size=lambda split: 1, clip=lambda split, index: clip)
+    assert compare.kl_rate(tokenizer, data, "test") == pytest.approx(2 * 4.5 / np.log(2) / 15, rel=1e-5)
+    assert to_video(torch.zeros(1, 1, 3, 5, 3)).shape == (1, 3, 1, 3, 5)
+
+
+def test_the_codec_is_read_between_its_qualities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "codec", lambda kind: [(0.1, 20.0), (0.4, 30.0)])
+
+    def at(rate: float) -> str:
+        monkeypatch.setattr(rates, "point", lambda line: (rate, 0.0))
+        return rates.codec_at("worlds", None)
+
+    assert [at(0.1), at(0.2), at(0.4)] == ["20.0", "25.0", "30.0"]
+    assert (at(0.05), at(0.8)) == ("none so low", "none so high")
+
+
+def test_every_cell_is_a_command_with_the_same_budget(tmp_path) -> None:
+    commands = [compare.command(cell, tmp_path, tmp_path) for cell in compare.cells()]
+    budgets = {tuple(word for word in words if ".training." in word or "evaluation" in word) for words in commands}
+    assert len(budgets) == 1
+    assert len({tuple(words) for words in commands}) == len(commands)
