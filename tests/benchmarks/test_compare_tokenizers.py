@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rates
 import torch
+
 from vidgen.data.batches import to_video
 
 
