@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,12 +51,16 @@ def ending_at(last: int, end: Callable[[int, str], None]) -> loop.Hooks:
 
 
 EACH = [("tokenizer", name, "muon") for name in names("tokenizers")] + [("tokenizer", "kl", "adamw")]
+EACH += [("tokenizer", "lfq", "adversary"), ("tokenizer", "kl", "adversary")]
 EACH += [("generator", name, "muon") for name in names("generators")] + [("generator", "dit", "adamw")]
 
 
 @pytest.fixture(params=EACH, ids="-".join)
 def training(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Training:
     stage, name, optimizer = request.param
+    if optimizer == "adversary":  # from the fifth step on, seeing gradients, with images among the videos
+        adversary, perceptual = tiny.ADVERSARY | {"start": 4}, {"name": "gradients", "weight": 0.1}
+        return tiny.tokenizer_training(name, adversary=adversary, perceptual=perceptual, images=0.5)
     if stage == "tokenizer":
         return tiny.tokenizer_training(name, optimizer=optimizer)
     tokenizer = tiny.tokenizer("lfq").eval()
@@ -81,7 +86,10 @@ def kept(folder: Path) -> dict[str, Any]:
 def test_a_training_stopped_and_killed_again_and_again_ends_as_one_that_never_was(
     training: tiny.Training, tmp_path: Path
 ) -> None:
-    """Weights, average, optimizer and schedule. Checkpoints every 3 of 8 steps, and wherever a stop was asked for."""
+    """Weights, average, optimizers, schedule, LeCam's averages and the codebook's use.
+
+    Checkpoints every 3 of 8 steps, and wherever a stop was asked for.
+    """
     whole = training.run(tmp_path / "whole")
     folder = tmp_path / "broken"
     for last, end, error in ((1, stopped, loop.Stopped), (5, killed, Killed), (4, killed, Killed), (7, stopped, loop.Stopped)):
@@ -94,8 +102,16 @@ def test_a_training_stopped_and_killed_again_and_again_ends_as_one_that_never_wa
     ours, theirs = kept(folder), kept(tmp_path / "whole")
     assert theirs["global_step"] == 8
     assert theirs["optimizer_states"][0]["state"]
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        assert same(ours[part], theirs[part]), part
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "adversary_optimizer"):
+        assert same(ours.get(part), theirs.get(part)), part
+    watched = {name.partition(".")[0] for name in theirs["state_dict"]} - {"model", "average"}
+    assert ("adversary_optimizer" in theirs) == ("adversary" in watched) == (task_of(training).adversary is not None)
+
+
+def task_of(training: tiny.Training) -> Any:
+    """A generator has no adversary."""
+    task = training.task()
+    return task if hasattr(task, "adversary") else SimpleNamespace(adversary=None)
 
 
 def test_this_comparison_can_fail(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vidgen.latents import Shape
 from vidgen.protocols import Data
 from vidgen.training import loop
 from vidgen.training.cache import LatentCache, build_cache
-from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, TokenizerTask
+from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, TokenizerTask, tokenizer_task
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for one another at every tiny product: 200 times slower
 
@@ -225,15 +225,52 @@ class Training:
         return task
 
 
-def tokenizer_training(name: str, *, seed: int = 0, data: Data | None = None, start: Any = None, **changes: Any) -> Training:
+ADVERSARY: dict[str, Any] = {
+    "name": "patch",
+    "time_kernel": 3,
+    "widths": [4, 6],
+    "strides": [[2, 2, 2]],
+    "weight": 0.5,
+    "adaptive": True,
+    "start": 0,
+    "loss": "hinge",
+    "generator_loss": "non_saturating",
+    "feature_matching": 0.1,
+    "lecam": 0.1,
+    "lecam_decay": 0.9,
+    "r1": 1.0,
+    "r1_every": 2,
+    "lr": 1e-3,
+    "betas": [0.5, 0.9],
+}
+"""An adversary with all that it can have."""
+
+
+def tokenizer_training(
+    name: str,
+    *,
+    seed: int = 0,
+    data: Data | None = None,
+    start: Any = None,
+    perceptual: Mapping[str, Any] | None = None,
+    adversary: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Training:
     """The training of a tokenizer, ``start`` or that recipe's, on ``data`` or :class:`Clips`; ``changes`` are of the recipe."""
     how, start = recipe(**changes), tokenizer(name) if start is None else start
     data = Clips(shape_of(start)) if data is None else data
+    parts: dict[str, Any] = {"training": asdict(how), "perceptual": perceptual, "adversary": adversary}
+    parts = {key: value for key, value in parts.items() if value is not None}
 
     def loader(first: int) -> DataLoader:
         return ClipBatches(data, batch_size=how.batch_size, seed=seed, first=first, last=how.steps).loader(0)
 
-    return Training(lambda: TokenizerTask(deepcopy(start), how, seed, data, val_clips=2), loader)
+    def task() -> TokenizerTask:
+        made = tokenizer_task(deepcopy(start), parts, seed, data)
+        made.val_clips = 2
+        return made
+
+    return Training(task, loader)
 
 
 def latent_cache(tokenizer: Any, folder: Path, **changes: Any) -> LatentCache:

@@ -233,25 +233,85 @@ def test_a_loss_that_is_not_finite_stops_training_and_never_reaches_a_checkpoint
         assert all(bool(value.isfinite().all()) for value in state.values())
 
 
-def test_a_finite_loss_with_a_gradient_that_is_not_is_noticed_before_a_checkpoint(tmp_path: Path) -> None:
-    """sqrt(0 * x) is 0, and its slope is not a number."""
-    training = tiny.tokenizer_training("kl", optimizer="adamw", clip_norm=0.0)
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_finite_loss_with_a_gradient_that_is_not_stops_before_the_step(tmp_path: Path, clip_norm: float) -> None:
+    """sqrt(0 * x) is 0, and its slope is not a number. The weights are still those of the step before."""
+    training = tiny.tokenizer_training("kl", optimizer="adamw", clip_norm=clip_norm)
     task = spoiled(training.task(), 6, lambda total: total + (0 * total).sqrt())
     with pytest.raises(UserError) as error:
         training.run(tmp_path, task=task)
-    assert str(error.value).startswith("The weights after tokenizer step 6 are not finite. Try tokenizer.training.lr=0.0005, or ")
+    first = "first in the gradient of backbone.decoder.head.conv."
+    assert str(error.value).startswith(f"The gradient of tokenizer step 6 is not finite, {first}")
+    assert "Try tokenizer.training.lr=0.0005, or " in str(error.value)
     assert loop.checkpoint_step(checkpoint_of(tmp_path)) == 3
+    sound = training.task()
+    with pytest.raises(loop.Stopped):
+        training.run(tmp_path / "five", asking_at(5, signal.SIGTERM), task=sound)
+    assert tiny.same_weights(task.model, sound.model)
+
+
+def broken(task: Task, name: str, step: int) -> Task:
+    """``task`` with a module whose output has an infinity in it in that step, counted from 1."""
+
+    def spoil(module: Any, inputs: Any, output: Tensor) -> Tensor | None:
+        if task.global_step != step - 1:
+            return None
+        spoilt = output.clone()
+        spoilt[0] = float("inf")
+        return spoilt
+
+    task.model.get_submodule(name).register_forward_hook(spoil)
+    return task
+
+
+@pytest.mark.parametrize("name", ["backbone.encoder.stem.0.conv", "backbone.decoder.norm"])
+def test_the_module_that_first_made_it_is_named(training: tiny.Training, tmp_path: Path, name: str) -> None:
+    task = broken(training.task(), name, 4)
+    kind = type(task.model.get_submodule(name)).__name__
+    with pytest.raises(
+        UserError, match=rf"^The loss of tokenizer step 4 is not finite, first in the output of {name} \({kind}\)\."
+    ):
+        training.run(tmp_path, task=task, log_every=100)
+
+
+def test_a_loss_that_first_made_it_is_named(tmp_path: Path) -> None:
+    training = tiny.tokenizer_training("kl", perceptual={"name": "gradients", "weight": 1.0})
+    task = training.task()
+    task.perceptual = (lambda reconstruction, video: (reconstruction - video).mean() / 0, 1.0)
+    with pytest.raises(UserError, match=r"^The loss of tokenizer step 1 is not finite, first in the loss 'perceptual'\."):
+        training.run(tmp_path, task=task)
+
+
+def test_a_discriminator_that_made_it_is_named(tmp_path: Path) -> None:
+    training = tiny.tokenizer_training("kl", adversary=tiny.ADVERSARY)
+    task = training.task()
+    with torch.no_grad():
+        task.adversary.discriminator.stem.weight.fill_(float("inf"))
+    with pytest.raises(UserError, match=r"first in the output of adversary\.discriminator\.stem \(Conv3d\)\."):
+        training.run(tmp_path, task=task)
+
+
+def test_losses_of_some_steps_are_means_over_those(tmp_path: Path) -> None:
+    """R1 is taken in every other step: its row is no smaller for the steps without it."""
+    training = tiny.tokenizer_training("kl", adversary=tiny.ADVERSARY)
+    each, some = tiny.Seen(), tiny.Seen()
+    training.run(tmp_path / "each", each.hooks(), log_every=1)
+    training.run(tmp_path / "some", some.hooks(), log_every=8)
+    taken = [values["loss/r1"] for _, split, values in each.rows if split == "train" and "loss/r1" in values]
+    (mean,) = [values["loss/r1"] for _, split, values in some.rows if split == "train"]
+    assert len(taken) == 4
+    assert mean == pytest.approx(sum(taken) / 4, rel=1e-5)
 
 
 def test_a_collapsed_codebook_is_warned_of_once(tmp_path: Path) -> None:
     """Though its perplexity differs from row to row, and it is in every row."""
     training = tiny.tokenizer_training("lfq", warmup=0, steps=8)
     task, told = training.task(), iter(range(100))
-    task.health = lambda: ({"codebook/batch_perplexity": 1.0}, f"the codebook has collapsed to {next(told)}")  # type: ignore[method-assign]
+    task.health = lambda: ({"codebook/perplexity": 1.0}, f"the codebook has collapsed to {next(told)}")  # type: ignore[method-assign]
     seen = tiny.Seen()
     training.run(tmp_path, seen.hooks(), task=task)
     assert seen.warnings == ["step 1: the codebook has collapsed to 0"]
-    assert [values["codebook/batch_perplexity"] for _, split, values in seen.rows if split == "train"] == [1.0] * 8
+    assert [values["codebook/perplexity"] for _, split, values in seen.rows if split == "train"] == [1.0] * 8
 
 
 def asking_at(step: int, *numbers: signal.Signals, after: Callable[[], None] = lambda: None) -> loop.Hooks:

@@ -26,7 +26,7 @@ from vidgen.runs import Run, environment, new_run, write_json, write_yaml
 from vidgen.training import loop
 from vidgen.training.cache import LatentCache, build_cache
 from vidgen.training.loggers import build_logger
-from vidgen.training.task import GeneratorTask, LatentBatches, Task, TokenizerTask, recipe_from
+from vidgen.training.task import GeneratorTask, LatentBatches, Task, recipe_from, tokenizer_task
 
 INTERRUPTED = 130
 
@@ -35,6 +35,9 @@ PREVIEWED = 8
 
 MEASURED = 512
 """Training clips over which the latents' mean and deviation are measured."""
+
+FROZEN_BATCH = 8
+"""Clips that a tokenizer that is not trained is measured on at a time."""
 
 
 def run(config: dict[str, Any]) -> None:
@@ -150,7 +153,7 @@ class Fit:
         )
         rows.trim(self.path / "metrics.jsonl", stage="evaluation", step=-1)
         with self._timed("evaluation"):
-            evaluation.reconstructions(self.config["tokenizer"]["training"]["steps"])
+            evaluation.reconstructions(self.plan.training("tokenizer").get("steps", 0))
         if self.generator is None:
             return
         with self._timed("sampling"):
@@ -161,18 +164,22 @@ class Fit:
     # Training
 
     def _train_tokenizer(self) -> None:
-        recipe = recipe_from(self.config["tokenizer"])
-        task = TokenizerTask(self.tokenizer, recipe, self.seed, self.data)
+        """Trains it, unless it is one that stays as it is, and measures its latents."""
+        self.tokenizer.to(self.device)
+        batch_size = self.plan.training("tokenizer").get("batch_size", FROZEN_BATCH)
 
         def clips(first: int, last: int) -> ClipBatches:
-            return ClipBatches(self.data, batch_size=recipe.batch_size, seed=self.seed, first=first, last=last)
+            return ClipBatches(self.data, batch_size=batch_size, seed=self.seed, first=first, last=last)
 
-        def batches(first: int) -> Any:
-            return clips(first, recipe.steps).loader(self.config["trainer"]["workers"])
+        if self.plan.training("tokenizer"):
+            task = tokenizer_task(self.tokenizer, self.config["tokenizer"], self.seed, self.data)
 
-        self._train("tokenizer", task, batches, self._preview_tokenizer)
-        self.tokenizer = task.average.to(self.device).eval()
-        few = max(1, min(MEASURED, self.data.size("train")) // recipe.batch_size)
+            def batches(first: int) -> Any:
+                return clips(first, task.recipe.steps).loader(self.config["trainer"]["workers"])
+
+            self._train("tokenizer", task, batches, self._preview_tokenizer)
+            self.tokenizer = task.average.to(self.device).eval()
+        few = max(1, min(MEASURED, self.data.size("train")) // batch_size)
         with self.plan.autocast():
             self.tokenizer.measure(to_video(batch["video"].to(self.device)) for batch in clips(0, few))
 
@@ -322,8 +329,7 @@ class Fit:
         """Clips a second in training and samples a second, of the stages that took place."""
         found = {}
         for stage in self.plan.names:
-            if stage in self.timings:
-                training = self.config[stage]["training"]
+            if stage in self.timings and (training := self.plan.training(stage)):
                 found[f"{stage} training clips/s"] = training["steps"] * training["batch_size"] / self.timings[stage]
         if "sampling" in self.timings:
             found["samples/s"] = self.config["evaluation"]["samples"] / self.timings["sampling"]

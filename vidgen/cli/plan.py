@@ -25,7 +25,7 @@ from vidgen.runs import check_writable, find_run, follow, run_folders
 from vidgen.samplers.noise import key
 from vidgen.training import loop
 from vidgen.training.precision import choose
-from vidgen.training.task import GeneratorTask, Task, TokenizerTask, recipe_from
+from vidgen.training.task import GeneratorTask, Task, recipe_from, tokenizer_task
 
 LONG = 30 * 60
 """Seconds of the estimate from which on the quicker preset is named."""
@@ -65,6 +65,8 @@ class Plan:
         for options, name in ((config, "init"), (config["tokenizer"], "from")):
             if options[name] and not options[name].startswith(hub.HUB):
                 options[name] = follow(options[name])
+        if config["tokenizer"].get("path"):
+            config["tokenizer"]["path"] = str(Path(config["tokenizer"]["path"]).absolute())  # the model refers to it from anywhere
         self.init = hub.load(config["init"]) if config["init"] else None
         self.given = self._given()
         self.tokenizer = self.fresh_tokenizer()
@@ -111,6 +113,11 @@ class Plan:
                     return str(run)
         return None
 
+    def training(self, stage: str) -> dict[str, Any]:
+        """How the tokenizer or the generator is trained; empty for a tokenizer whose recipe says nothing: it stays as it is."""
+        found: dict[str, Any] = self.config[stage].get("training", {})
+        return found
+
     def model_config(self) -> dict[str, Any]:
         """What is saved with the weights, so that they can be used without this run."""
         config = self.config
@@ -151,9 +158,9 @@ class Plan:
         return lines
 
     def _work(self, stage: str, part: torch.nn.Module) -> str:
-        training = self.config[stage]["training"]
+        training = self.training(stage)
         size = sum(weight.numel() for weight in part.parameters()) / 1e6
-        return f"{size:.1f} M parameters, {training['steps']} steps of {training['batch_size']}"
+        return f"{size:.1f} M parameters, " + (f"{training['steps']} steps of {training['batch_size']}" if training else "frozen:")
 
     def estimate(self) -> dict[str, float]:
         """Seconds that the training of each stage will take, by a trial of a few steps on copies of one clip."""
@@ -161,8 +168,8 @@ class Plan:
         with torch.random.fork_rng(devices=[]):
             tokenizer = self.fresh_tokenizer().to(self.device)
             clip = next(iter(ClipBatches(self.data, batch_size=1, seed=self.seed, first=0, last=1)))["video"].to(self.device)
-            if self.trained_tokenizer() is None:
-                task: Task = TokenizerTask(tokenizer, recipe_from(self.config["tokenizer"]), self.seed, self.data)
+            if self.training("tokenizer") and self.trained_tokenizer() is None:
+                task: Task = tokenizer_task(tokenizer, self.config["tokenizer"], self.seed, self.data)
                 found["tokenizer"] = self._seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
             if self.generator is not None:
                 with self.autocast():

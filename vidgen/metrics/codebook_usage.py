@@ -83,7 +83,7 @@ class CodebookUsage(Metric):
 
 
 def codebook_figures(counts: Tensor, levels: tuple[int, ...]) -> dict[str, float]:
-    """What the ``counts`` of a codebook's entries say: of joint ids, or where those are too many, of the sub-ids one after another.
+    """What the ``counts`` of a codebook's entries say: of joint ids, or where those are too many, of all sub-ids in a row.
 
     - ``usage``: fraction of the codebook's entries that occurred.
     - ``perplexity``: 2 to the entropy of an id: the number of equally frequent codes that would be as hard to guess.

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vidgen.errors import UserError
+from vidgen.training.guards import blame
 from vidgen.training.task import Task
 
 # Probabilities that underflow made CPU steps ten times slower. Threads inherit this when they start: it comes before any does.
@@ -91,7 +92,7 @@ def train(
         return
     watch = Watch(checkpoint, hooks, log_every=log_every, checkpoint_every=checkpoint_every)
     if compiled:
-        task.model.compile()
+        task.compile_model()
     _quiet()
     trainer = L.Trainer(
         accelerator=accelerator,
@@ -151,36 +152,77 @@ def load_average(task: Task, checkpoint: Path | None) -> None:
     task.average.eval()
 
 
+@dataclass(kw_only=True)
+class Taken:
+    """A step that was taken, and what says whether it was sound.
+
+    Attributes:
+        step: counted from 1.
+        batch: what it was taken on.
+        loss: its total.
+        norms: of its gradients.
+    """
+
+    step: int
+    batch: Any
+    loss: Tensor
+    norms: list[Tensor]
+
+    def wrong(self) -> str:
+        """What of it is not finite; on a device this waits for it."""
+        if not math.isfinite(self.loss.item()):
+            return "loss"
+        return "" if all(math.isfinite(norm.item()) for norm in self.norms) else "gradient"
+
+
 class Watch(L.Callback):
-    """Checkpoints, rows, progress, previews, the finiteness of losses, and the wish to stop; all between two steps."""
+    """Checkpoints, rows, progress, previews, the finiteness of losses, and the wish to stop; all between two steps.
+
+    On a CPU a step whose loss or gradient is not finite is not taken. Elsewhere nobody waits to see: such a gradient counts as 0,
+    and training stops when the step after it is done.
+    """
 
     def __init__(self, checkpoint: Path, hooks: Hooks, *, log_every: int, checkpoint_every: int) -> None:
         self.checkpoint, self.hooks = checkpoint, hooks
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.stopping = False
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
-        self._pending: Tensor | None = None
+        self._counts: dict[str, int] = {}
+        self._now: Taken | None = None
+        self._last: Taken | None = None
         self._warned = False
+
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
+        """Before each step: listens for its gradients."""
+        assert isinstance(task, Task)
+        self._now = now = Taken(step=trainer.global_step + 1, batch=batch, loss=task.last_total, norms=[])
+
+        def listen(norm: Tensor) -> None:
+            now.loss = task.last_total
+            now.norms.append(norm.detach())
+            if norm.device.type == "cpu":
+                self._check(task, now)
+
+        task.on_gradient = listen
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any, index: int) -> None:
         """After each optimizer step."""
         assert isinstance(task, Task)
         step, steps = trainer.global_step, task.recipe.steps
-        self._check_loss(task, step - 1)  # the device has finished that one: no step waits for the host
-        self._pending = outputs["loss"].detach()
-        for name, value in {"total": self._pending, **outputs["scalars"]}.items():
+        self._check(task, self._last)  # the device has finished that one: no step waits for the host
+        self._last = self._now
+        for name, value in {"total": outputs["loss"].detach(), **outputs["scalars"]}.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         if step % self.log_every == 0 or step >= steps:
-            self._check_loss(task, step)
+            self._check(task, self._last)
             self._log(trainer, step)
         if step in preview_steps(steps):
             self.hooks.log(step, "val", task.validate_now())
             self.hooks.preview(step)
         stopping = self.stopping  # read once, for the wish may come at any moment
         if step % self.checkpoint_every == 0 or step >= steps or stopping:
-            self._check_loss(task, step)
+            self._check(task, self._last)
             self._check_weights(task, step)
             self.save(trainer)
         trainer.should_stop = stopping
@@ -194,27 +236,32 @@ class Watch(L.Callback):
             self.checkpoint.replace(previous(self.checkpoint))
         fresh.replace(self.checkpoint)
 
-    def _check_loss(self, task: Task, step: int) -> None:
-        """Looks at the last loss that was kept, which is that of ``step``."""
-        if self._pending is not None and not math.isfinite(self._pending.item()):
-            raise self._not_finite(task, f"The loss of {task.stage} step {step} is")
+    def _check(self, task: Task, taken: Taken | None) -> None:
+        """Looks at a step's loss and gradients; where one is not finite, the step is taken again to see what made it so."""
+        wrong = taken.wrong() if taken is not None else ""
+        if taken is None or not wrong:
+            return
+        with task.trainer.precision_plugin.train_step_context():
+            first = blame(task, taken.batch, taken.step - 1)
+        where = f", first in {first}" if first else ""
+        raise self._not_finite(task, f"The {wrong} of {task.stage} step {taken.step} is", where)
 
     def _check_weights(self, task: Task, step: int) -> None:
         """A finite loss can have a gradient that is not, and what a checkpoint holds must be worth going on from."""
         if not all(bool(weight.isfinite().all()) for weight in task.model.parameters()):
             raise self._not_finite(task, f"The weights after {task.stage} step {step} are")
 
-    def _not_finite(self, task: Task, what: str) -> UserError:
+    def _not_finite(self, task: Task, what: str, where: str = "") -> UserError:
         rates = ["lr", "muon_lr"] if task.recipe.optimizer == "muon" else ["lr"]
         lower = " ".join(f"{task.stage}.training.{rate}={getattr(task.recipe, rate) / 2:g}" for rate in rates)
         good = checkpoint_step(self.checkpoint)
         kept = f"; the checkpoint of step {good} is kept in {self.checkpoint.parent}" if good else ""
-        return UserError(f"{what} not finite. Try {lower}, or trainer.precision=fp32 where it was bf16{kept}.")
+        return UserError(f"{what} not finite{where}. Try {lower}, or trainer.precision=fp32 where it was bf16{kept}.")
 
     def _log(self, trainer: L.Trainer, step: int) -> None:
-        values = {f"loss/{name}": float(total) / self._count for name, total in self._sums.items()}
+        values = {f"loss/{name}": float(total) / self._counts[name] for name, total in self._sums.items()}
         values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
         assert isinstance(trainer.lightning_module, Task)
         health, warning = trainer.lightning_module.health()
         self.hooks.log(step, "train", values | health)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,20 @@ def schedule(step: int, *, steps: int, warmup: int, decay: float) -> float:
     tail = max(1, round(decay * steps))
     left = min(1.0, (steps - step) / tail)
     return 0.5 - 0.5 * math.cos(math.pi * left)
+
+
+def clip_gradients(weights: Sequence[Tensor], largest: float) -> Tensor:
+    """Scales the gradients of ``weights`` together to a norm of at most ``largest`` (0: as they are) and returns what it was.
+
+    Where nobody can look at that norm before the step without waiting, which is off the CPU, what is not finite becomes 0, so
+    that it never reaches a weight.
+    """
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(weights, largest) if largest else torch.nn.utils.get_total_norm(grads)
+    if norm.device.type != "cpu":
+        for grad in grads:
+            grad.nan_to_num_(0.0, 0.0, 0.0)
+    return norm
 
 
 @torch.no_grad()

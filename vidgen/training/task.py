@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from vidgen.data.batches import Order, eval_batches, to_video
-from vidgen.latents import Condition, Latent, Losses, joint_ids
+from vidgen.errors import UserError
+from vidgen.latents import Condition, Latent, Losses
+from vidgen.losses.adversarial import Adversary
+from vidgen.losses.perceptual import Distance, build_perceptual
+from vidgen.nn.parallel import mean_over_ranks
 from vidgen.protocols import Data
 from vidgen.samplers.noise import key
 from vidgen.training.cache import LatentCache
-from vidgen.training.optim import build_optimizer, schedule, update_average
-
-COLLAPSED = 2.5
-"""Codes of a batch, as a perplexity, below which a codebook counts as collapsed."""
+from vidgen.training.guards import UsageWindow, collapse
+from vidgen.training.optim import build_optimizer, clip_gradients, schedule, update_average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class Task(L.LightningModule):
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.recipe, self.seed = recipe, seed
+        self.last_total = torch.zeros(())
+        self.on_gradient: Callable[[Tensor], object] = lambda norm: None  # told the norm of each gradient before it is used
 
     def losses(self, batch: Any) -> Losses:
         """The objective on one batch of the training loader."""
@@ -82,14 +86,23 @@ class Task(L.LightningModule):
         raise NotImplementedError
 
     def health(self) -> tuple[dict[str, float], str]:
-        """Figures of the last batch that tell whether training is sound, and a sentence where it is not."""
+        """Figures of the last batches that tell whether training is sound, and a sentence where it is not."""
         return {}, ""
 
     def training_step(self, batch: Any, _: int) -> dict[str, Any]:
         """One reproducible step."""
-        torch.manual_seed(key(self.seed, self.stage, self.global_step, self.global_rank))
-        losses = self.losses(batch)
+        losses = self.step_losses(batch, self.global_step)
+        self.last_total = losses.total.detach()
         return {"loss": losses.total, "scalars": {name: value.detach() for name, value in losses.scalars.items()}}
+
+    def step_losses(self, batch: Any, step: int) -> Losses:
+        """The objective on the batch of ``step``, with that step's randomness."""
+        torch.manual_seed(key(self.seed, self.stage, step, self.global_rank))
+        return self.losses(batch)
+
+    def compile_model(self) -> None:
+        """Compiles the network that is trained."""
+        self.model.compile()
 
     def on_train_start(self) -> None:
         """The average is always in evaluation mode."""
@@ -107,8 +120,7 @@ class Task(L.LightningModule):
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """By the norm over all weights; not Lightning's own, which refuses fused optimizers in bf16."""
-        if self.recipe.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.on_gradient(clip_gradients(list(self.model.parameters()), self.recipe.clip_norm))
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of the recipe."""
@@ -128,37 +140,144 @@ class Task(L.LightningModule):
 
 
 class TokenizerTask(Task):
-    """Trains a tokenizer to reconstruct clips."""
+    """Trains a tokenizer to reconstruct clips, against an adversary where it is given one.
+
+    The discriminator learns in the tokenizer's own steps: both are judged on the same reconstruction, and its step follows the
+    tokenizer's. Its optimizer is not the trainer's, so that a step remains a step of the tokenizer; all of its state is in the
+    checkpoint, and none in the model that is saved.
+
+    Args:
+        model: the tokenizer.
+        recipe: how it is trained.
+        seed: of everything random.
+        data: the clips of validation.
+        val_clips: how many of them.
+        perceptual: a distance between videos and its weight.
+        adversary: the discriminator and its losses.
+
+    Raises:
+        UserError: where single frames are to be trained on by a backbone that is not causal.
+    """
 
     stage = "tokenizer"
 
-    def __init__(self, model: nn.Module, recipe: Recipe, seed: int, data: Data, val_clips: int = 32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        data: Data,
+        val_clips: int = 32,
+        *,
+        perceptual: tuple[Distance, float] | None = None,
+        adversary: Adversary | None = None,
+    ) -> None:
         super().__init__(model, recipe, seed)
         self.data, self.val_clips = data, val_clips
-        self.last_ids: Tensor | None = None
+        self.perceptual, self.adversary = perceptual, adversary
+        self.adversary_optimizer: torch.optim.Optimizer | None = None
+        self._resumed: dict[str, Any] | None = None
+        levels = self.model.spec.levels
+        self.usage = UsageWindow(levels) if levels else None
+        if not 0 <= recipe.images <= 1:
+            raise UserError(f"'tokenizer.training.images' is between 0 and 1, and {recipe.images:g} is not.")
+        if recipe.images and not self.model.spec.causal:
+            raise UserError(
+                f"tokenizer.training.images={recipe.images:g} needs a causal backbone, to which an image is a short video; "
+                "choose another backbone, or set it to 0."
+            )
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
-        """Reconstruction and the quantizer's losses on a batch of uint8 clips."""
-        self.model.anneal(self.global_step / self.recipe.steps)
-        _, latent, losses = self.model(to_video(batch["video"]))
-        self.last_ids = latent.ids
+        """Reconstruction and the quantizer's losses on a batch of uint8 clips, and what perception and the adversary add."""
+        step = self.global_step
+        self.model.anneal(step / self.recipe.steps)
+        video = self._images(to_video(batch["video"]), step)
+        reconstruction, latent, losses = self.model(video)
+        if self.usage is not None:
+            self.usage.count(latent.ids, step)
+        if self.perceptual is not None:
+            distance, weight = self.perceptual
+            scalars = {"perceptual": distance(reconstruction, video)}
+            losses = Losses(total=losses.total + weight * scalars["perceptual"], scalars={**losses.scalars, **scalars})
+        if self.adversary is not None and self.adversary.begun(step):
+            own, scalars = self.adversary.persuade(video, reconstruction, losses.total)
+            losses = Losses(total=losses.total + own, scalars={**losses.scalars, **scalars, **self._judge(video, reconstruction)})
         return losses
 
-    def health(self) -> tuple[dict[str, float], str]:
-        """Perplexity of the last batch's codes; a codebook that has shrunk to one or two of them has collapsed."""
-        vocab = self.model.spec.vocab_size
-        if self.last_ids is None or vocab is None:
-            return {}, ""
-        counts = torch.unique(joint_ids(self.last_ids, self.model.spec.levels), return_counts=True)[1].double()
-        share = counts / counts.sum()
-        perplexity = float((-(share * share.log()).sum()).exp())
-        warning = ""
-        if perplexity < COLLAPSED and self.global_step > 2 * self.recipe.warmup + 100:
-            warning = (
-                f"the codebook has collapsed: a batch is coded by about {perplexity:.1f} of {vocab} codes. Try a larger "
-                "tokenizer.quantizer.entropy_weight, or a smaller tokenizer.training.lr."
+    def _images(self, video: Tensor, step: int) -> Tensor:
+        """The clips, or in a share of the steps single frames of them: as many as a clip has cells, so that tokens are as many.
+
+        Which steps is a function of (seed, step), the same for all processes; which frames, of the step's randomness.
+        """
+        if key(self.seed, "images", step) / 2**63 >= self.recipe.images:
+            return video
+        frames = torch.randperm(video.shape[2])[: self.model.spec.cells(video.shape[2])].to(video.device)
+        return video[:, :, frames].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+
+    def _judge(self, video: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """The discriminator's gradient, which waits until the tokenizer has made its step, and its losses by name."""
+        assert self.adversary is not None
+        total, scalars = self.adversary.judge(video, reconstruction, self.global_step)
+        with torch.autocast(video.device.type, enabled=False):
+            total.backward()
+        return scalars
+
+    def optimizer_step(self, *args: Any) -> None:
+        """The tokenizer's step, then the discriminator's."""
+        super().optimizer_step(*args)
+        if self.adversary is None or not self.adversary.begun(self.global_step):
+            return
+        assert self.adversary_optimizer is not None
+        recipe, weights = self.recipe, list(self.adversary.parameters())
+        for weight in weights:
+            weight.grad = None if weight.grad is None else mean_over_ranks(weight.grad)
+        self.on_gradient(clip_gradients(weights, recipe.clip_norm))
+        factor = schedule(self.global_step, steps=recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
+        self.adversary_optimizer.param_groups[0]["lr"] = self.adversary.lr * factor
+        self.adversary_optimizer.step()
+        self.adversary_optimizer.zero_grad()
+
+    def on_train_start(self) -> None:
+        """The discriminator's optimizer goes on where it was, on the device where its weights now are."""
+        super().on_train_start()
+        if self.adversary is None:
+            return
+        self.adversary_optimizer = torch.optim.AdamW(
+            self.adversary.parameters(), lr=self.adversary.lr, betas=self.adversary.betas, weight_decay=0.0, fused=True
+        )
+        if self._resumed is not None:
+            self.adversary_optimizer.load_state_dict(self._resumed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Beside the weights, which are this module's own."""
+        if self.adversary_optimizer is not None:
+            checkpoint["adversary_optimizer"] = self.adversary_optimizer.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Kept until the optimizer is made."""
+        self._resumed = checkpoint.get("adversary_optimizer")
+
+    def compile_model(self) -> None:
+        """Compiles the network that is trained.
+
+        Raises:
+            UserError: where an adaptive weight has to look inside of it.
+        """
+        if self.adversary is not None and self.adversary.adaptive:
+            raise UserError(
+                "tokenizer.adversary.adaptive=true looks at the decoder's last layer, which a compiled network hides; set it to "
+                "false, or trainer.compile=false."
             )
-        return {"codebook/batch_perplexity": perplexity}, warning
+        super().compile_model()
+
+    def health(self) -> tuple[dict[str, float], str]:
+        """How much of the codebook the last batches used; a codebook that has shrunk to one or two codes has collapsed."""
+        if self.usage is None:
+            return {}, ""
+        figures = self.usage.figures()
+        started = self.global_step > 2 * self.recipe.warmup + 100
+        warning = collapse(figures, self.usage.levels, self.model.quantizer) if started else ""
+        return {f"codebook/{name}": figures[name] for name in ("usage", "perplexity", "dead_codes")}, warning
 
     @torch.no_grad()
     def validate_now(self) -> dict[str, float]:
@@ -215,3 +334,24 @@ def recipe_from(config: Mapping[str, Any]) -> Recipe:
     values = dict(config["training"])
     values["betas"] = tuple(values["betas"])
     return Recipe(**values)
+
+
+def tokenizer_task(model: nn.Module, config: Mapping[str, Any], seed: int, data: Data) -> TokenizerTask:
+    """The training of ``model`` as its recipe ``config`` says: ``training``, ``perceptual`` and ``adversary``.
+
+    Raises:
+        UserError: where one of them cannot be built.
+    """
+    perceptual, adversary = config.get("perceptual", {"name": "none"}), config.get("adversary", {"name": "none"})
+    distance = build_perceptual(perceptual)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "adversary"))
+        critic = Adversary.of(adversary)
+    return TokenizerTask(
+        model,
+        recipe_from(config),
+        seed,
+        data,
+        perceptual=None if distance is None else (distance, perceptual["weight"]),
+        adversary=critic,
+    )
