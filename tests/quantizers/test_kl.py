@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
+from vidgen import UserError
 from vidgen.quantizers.kl import KL
 
 
@@ -62,6 +63,40 @@ def test_weight_0_is_a_plain_autoencoder() -> None:
     assert torch.equal(code.h, x)
     assert code.logvar is None
     assert code.losses == {}
+
+
+def test_a_fixed_deviation_needs_no_channels_of_its_own() -> None:
+    """The divergence is torch's, constant terms included, and samples have that deviation."""
+    quantizer = KL(channels=2, weight=0.3, std=0.5)
+    assert quantizer.in_channels == 2
+    x = torch.randn(2, 2, 1, 100, 150)
+    code = quantizer(x)
+    posterior, prior = Normal(x.movedim(1, -1), 0.5), Normal(torch.zeros(2), torch.ones(2))
+    torch.testing.assert_close(code.losses["kl"], 0.3 * kl_divergence(posterior, prior).sum(dim=-1).mean())
+    torch.testing.assert_close(code.logvar, torch.full_like(x, math.log(0.25)))
+    assert torch.equal(code.h, x)
+    noise = code.z - x
+    assert float(noise.std()) == pytest.approx(0.5, abs=0.01)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.01)
+    assert torch.equal(quantizer.eval()(x).z, x)
+    alone = KL(channels=2, weight=0.0, std=0.5)(x)
+    assert alone.losses == {}
+    assert float((alone.z - x).std()) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("options", [{"channels": 0}, {"weight": -1.0}, {"std": -0.1}])
+def test_what_no_gaussian_can_be_is_told(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"^kl needs channels of at least 1, weight and std of at least 0; got"):
+        KL(**options)
+
+
+def test_half_precision_input_is_sampled_in_full() -> None:
+    x = torch.randn(2, 6, 1, 2, 2).bfloat16()
+    expected = KL(channels=3)(x.float()).losses["kl"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        code = KL(channels=3)(x)
+    assert code.z.dtype == code.h.dtype == code.logvar.dtype == torch.float32
+    torch.testing.assert_close(code.losses["kl"], expected)
 
 
 def test_everything_is_legal_and_nothing_has_an_id() -> None:

@@ -9,8 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidgen.latents import joint_ids
-from vidgen.quantizers.lfq import LFQ, lfq_entropies
+from vidgen import UserError
+from vidgen.latents import joint_ids, split_ids
+from vidgen.nn.entropy import code_entropies
+from vidgen.quantizers.lfq import LFQ
+
+
+def entropies(tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return code_entropies(tokens * 4 / temperature)
 
 
 def enumerated(tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -27,20 +33,20 @@ def test_entropies_are_exact(bits: int, temperature: float) -> None:
     """Values and gradients, whatever the temperature makes of the distribution: sharp, soft, or all but uniform."""
     tokens = 0.3 * torch.randn(23, bits, dtype=torch.float64) * max(1.0, temperature)
     tokens.requires_grad_()
-    for ours, theirs in zip(lfq_entropies(tokens, temperature), enumerated(tokens, temperature), strict=True):
+    for ours, theirs in zip(entropies(tokens, temperature), enumerated(tokens, temperature), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
         slopes = [torch.autograd.grad(value, tokens, retain_graph=True)[0] for value in (ours, theirs)]
-        torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-7)  # torch's softplus is linear beyond 20: 2e-9 of a nat
+        torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-9)
 
 
 def test_entropies_of_known_distributions() -> None:
     """Tokens at 0 are uniform over the codes; one token far out is certain; all corners once fill the codebook."""
-    token, codebook = lfq_entropies(torch.zeros(5, 6), 0.01)
+    token, codebook = entropies(torch.zeros(5, 6), 0.01)
     assert (float(token), float(codebook)) == pytest.approx((6 * math.log(2), 6 * math.log(2)))
-    token, codebook = lfq_entropies(torch.full((4, 6), 3.0), 0.01)
+    token, codebook = entropies(torch.full((4, 6), 3.0), 0.01)
     assert (float(token), float(codebook)) == pytest.approx((0, 0), abs=1e-6)
     corners = torch.tensor(list(product((-1.0, 1.0), repeat=6)))
-    token, codebook = lfq_entropies(corners, 0.01)
+    token, codebook = entropies(corners, 0.01)
     assert (float(token), float(codebook)) == pytest.approx((0, 6 * math.log(2)), abs=1e-5)
 
 
@@ -50,10 +56,36 @@ def test_gradients_are_finite_where_probabilities_underflow(scale: float) -> Non
     tokens = (scale * torch.randn(64, 12)).requires_grad_()
     torch.set_flush_denormal(True)  # as in training
     try:
-        sum(lfq_entropies(tokens, 0.01)).backward()
+        sum(entropies(tokens, 0.01)).backward()
     finally:
         torch.set_flush_denormal(False)
     assert bool(torch.isfinite(tokens.grad).all())
+
+
+@pytest.mark.parametrize("bits", [0, -1, 64, 70, 10**9])
+def test_bits_that_no_id_can_hold_are_told(bits: int) -> None:
+    with pytest.raises(UserError, match=rf"^lfq needs between 1 and 63 bits, .* not {bits}\.$"):
+        LFQ(bits=bits)
+
+
+def test_bits_that_no_entropy_can_be_exact_of_are_told() -> None:
+    with pytest.raises(UserError, match=r"over lfq's 2\^40 codes takes 4,096 GiB .* at most 32 bits; with entropy_weight=0"):
+        LFQ(bits=40)
+    with pytest.raises(UserError, match=r"temperature is above 0; got 0\.0\.$"):
+        LFQ(bits=4, temperature=0.0)
+
+
+def test_63_bits_without_entropies() -> None:
+    """The most that a joint id holds, there and back; training needs nothing that grows with the codebook."""
+    quantizer = LFQ(bits=63, entropy_weight=0.0)
+    x = torch.randn(1, 63, 1, 4, 5)
+    x[:, :, 0, 0, 0] = 1.0
+    code = quantizer(x)
+    assert set(code.losses) == {"commitment"}
+    joint = joint_ids(code.ids, quantizer.levels)
+    assert int(joint[0, 0]) == 2**63 - 1
+    assert bool((joint >= 0).all())
+    assert torch.equal(split_ids(joint, quantizer.levels), code.ids)
 
 
 def test_18_bits_need_no_list_of_codes() -> None:
@@ -64,7 +96,7 @@ def test_18_bits_need_no_list_of_codes() -> None:
     sum(losses.values()).backward()
     assert bool(torch.isfinite(x.grad).all())
     # Two tokens far apart: the codebook's entropy is log 2 whatever its size.
-    assert float(lfq_entropies(torch.stack([torch.ones(18), -torch.ones(18)]), 0.01)[1]) == pytest.approx(math.log(2), abs=1e-5)
+    assert float(entropies(torch.stack([torch.ones(18), -torch.ones(18)]), 0.01)[1]) == pytest.approx(math.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize("diversity", [1.0, 2.5])
@@ -81,7 +113,7 @@ def test_agrees_with_vector_quantize_pytorch(diversity: float) -> None:
     got = ours(x)
     assert torch.equal(joint_ids(got.ids, ours.levels), ids.flatten(1).long())
     torch.testing.assert_close(got.z, code)
-    token, codebook = lfq_entropies(x.movedim(1, -1).reshape(-1, 8), 0.01)
+    token, codebook = entropies(x.movedim(1, -1).reshape(-1, 8), 0.01)
     torch.testing.assert_close(token, parts.per_sample_entropy, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(codebook, parts.batch_entropy, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(got.losses["commitment"], 0.25 * parts.commitment)
@@ -97,8 +129,16 @@ def test_the_gradient_passes_straight_through() -> None:
     into = torch.randn(2, 4, 1, 2, 2)
     code = quantizer(x)
     assert set(code.z.unique().tolist()) == {-1.0, 1.0}
+    assert not code.h.requires_grad
     (code.z * into).sum().backward()
     assert torch.equal(x.grad, into)
+
+
+def test_codes_are_exact_however_large_the_input() -> None:
+    """Straight through as x + (z - x) would round them away: 1e9 + (1 - 1e9) is 0."""
+    x = torch.tensor([1e9, -1e9, 1e-9, 0.3]).view(1, 4, 1, 1, 1)
+    for training in (True, False):
+        assert LFQ(bits=4).train(training)(x).z.flatten().tolist() == [1, -1, 1, 1]
 
 
 def test_zero_counts_as_negative() -> None:
@@ -132,7 +172,7 @@ def test_embed_and_project_keep_their_law() -> None:
 def test_losses_are_weighted_and_only_there_in_training() -> None:
     x = torch.randn(2, 5, 2, 3, 2)
     tokens = x.movedim(1, -1).reshape(-1, 5)
-    token, codebook = lfq_entropies(tokens, 0.5)
+    token, codebook = entropies(tokens, 0.5)
     quantizer = LFQ(bits=5, entropy_weight=0.3, diversity=2.0, commitment=0.7, temperature=0.5)
     losses = quantizer(x).losses
     torch.testing.assert_close(losses["entropy"], 0.3 * (token - 2.0 * codebook))
