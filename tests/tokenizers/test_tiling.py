@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
 from threading import Barrier, Thread
 from typing import Any
 
@@ -208,3 +211,41 @@ def test_the_tokenizer_itself_stays_whole_and_shares_its_weights(tokenizer: Any,
 def test_tiles_that_cannot_be_are_told(tokenizer: Any, tile: tuple[int, int], overlap: int, halo: int) -> None:
     with pytest.raises(UserError, match=f"Tiles of {tile[0]}x{tile[1]} cells cannot overlap by {overlap} with a halo of {halo}"):
         tiled(tokenizer, tile=tile, overlap=overlap, halo=halo)
+
+
+PROCESSES = """
+import os
+import torch
+from torch import distributed
+from torch.multiprocessing import get_context
+from vidgen import hub
+from vidgen.tokenizers.tiling import Share, decode_tiled, encode_tiled
+
+BACKBONE = {"name": "causal3d", "patch": (2, 2, 2), "widths": (8,), "encoder_depths": (1,), "decoder_depths": (1,), "strides": ()}
+TILES = {"tile": (3, 3), "overlap": 1}
+
+def work(rank, ranks):
+    share = None
+    if ranks > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/store", rank=rank, world_size=ranks)
+        share = Share.of_processes()
+    torch.manual_seed(0)
+    tokenizer = hub.build_tokenizer({"name": "autoencoder", "backbone": BACKBONE, "quantizer": {"name": "lfq", "bits": 4}})
+    latent = encode_tiled(tokenizer, torch.rand(1, 3, 3, 8, 12) * 2 - 1, share=share, **TILES)
+    torch.save([latent.z, decode_tiled(tokenizer, latent, share=share, **TILES)], f"{ranks}-{rank}.pt")
+
+if __name__ == "__main__":
+    work(0, 1)
+    processes = [get_context("fork").Process(target=work, args=(rank, 2)) for rank in range(2)]
+    [process.start() for process in processes]
+    [process.join() for process in processes]
+    assert [process.exitcode for process in processes] == [0, 0]
+"""
+
+
+def test_two_processes_exchange_their_tiles(python: Callable[[str], CompletedProcess[str]], tmp_path: Path) -> None:
+    """Over ``torch.distributed``: each has the whole result, which is that of one process to the bit."""
+    done = python(PROCESSES)
+    assert done.returncode == 0, done.stderr
+    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, first, second, strict=True))
