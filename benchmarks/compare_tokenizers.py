@@ -37,11 +37,11 @@ from vidgen.protocols import Data
 from vidgen.runs import environment
 
 PATH = RESULTS / "tokenizers.jsonl"
-STEPS, BATCH, SIZE, CLIPS, BATCHED = 600, 4, 64, 64, 16
+STEPS, BATCH, SIZE, CLIPS, BATCHED = 400, 4, 64, 64, 16
 RADIUS, SMALL = (2.0, 6.0), (2.0, 2.5)
 """Radii of the objects that are trained on, and of those whose survival is measured, in pixels."""
 
-PROBED, HELD = 512, 256
+PROBED, HELD = 384, 192
 """Clips that probes are fitted on, and clips that they are scored on."""
 
 CRFS = range(12, 52, 3)
