@@ -194,7 +194,7 @@ class Latent:
         Raises:
             UserError: on an empty or reversed range, one beyond the end, or a pyramid that grows in time (``spec.clip``).
         """
-        total = self.grids[-1][0]
+        total = self._length
         if self.spec.clip is not None:
             raise UserError("A pyramid that grows in time has no cells of its own to cut; cut whole clips instead.")
         if not 0 <= first < last <= total:
@@ -210,6 +210,12 @@ class Latent:
             num_frames=min(after, self.num_frames) - before,
             start=self.start + first,
         )
+
+    @property
+    def _length(self) -> int:
+        """Cells along time, those of all clips together."""
+        scales = len(self.spec.scales or (1,))
+        return sum(grid[0] for grid in self.grids[scales - 1 :: scales])
 
     def scale_ids(self) -> Iterator[Tensor]:
         """The ids of each scale, coarse to fine, as (B, t, h, w, L)."""
@@ -229,29 +235,38 @@ class Latent:
         """Joins latents that follow one another in time (each starts where the one before it ends) into one.
 
         Raises:
-            UserError: where a part does not start at the end of the one before it, or a part but the last is not whole.
+            UserError: where a part does not start at the end of the one before it, or a part but the last is not whole, in its
+                frames or, in a pyramid that grows in time, its clips.
         """
         import torch
 
         head = parts[0]
         for before, after in zip(parts, parts[1:], strict=False):
-            end = before.start + before.grids[-1][0]
+            end = before.start + before._length
             if after.start != end:
                 raise UserError(f"A latent that starts at cell {after.start} cannot follow one that ends before cell {end}.")
-            if before.num_frames != before.spec.frames(before.grids[-1][0], before.start):
+            if before.num_frames != before.spec.frames(before._length, before.start):
                 raise UserError("Only the last of the latents to be joined may end in a partly filled cell.")
+            if head.spec.clip is not None and head.spec.pieces(end + 1, 0)[-1] != 1:
+                raise UserError(f"Only the last of the latents to be joined may end inside a clip, not before cell {end}.")
         joined: dict[str, Any] = {}
         for name in ("z", "h", "logvar"):
             if getattr(head, name) is not None:
                 joined[name] = torch.cat([getattr(part, name) for part in parts], dim=2)
-        if head.ids is not None:
-            by_scale = zip(*(part.scale_ids() for part in parts), strict=True)
-            joined["ids"] = cls._join([torch.cat(scale, dim=1) for scale in by_scale])
-        cells = sum(part.grids[-1][0] for part in parts)
+        if head.spec.clip is not None:
+            if head.ids is not None:
+                joined["ids"] = torch.cat([part.ids for part in parts if part.ids is not None], dim=1)
+            grids = tuple(grid for part in parts for grid in part.grids)
+        else:
+            if head.ids is not None:
+                by_scale = zip(*(part.scale_ids() for part in parts), strict=True)
+                joined["ids"] = cls._join([torch.cat(scale, dim=1) for scale in by_scale])
+            cells = sum(part._length for part in parts)
+            grids = tuple((cells, *grid[1:]) for grid in head.grids)
         return replace(
             head,
             **joined,
-            grids=tuple((cells, *grid[1:]) for grid in head.grids),
+            grids=grids,
             num_frames=sum(part.num_frames for part in parts),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,15 @@ class BottleneckSpace:
 
     @torch.no_grad()
     def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
-        """(B, N, L) ids over ``grids`` -> z (B, D, t, h, w); the ids of a pyramid's first scales alone give the partial z."""
+        """(B, N, L) ids over ``grids`` -> z (B, D, t, h, w).
+
+        ``grids`` always names every scale, as :meth:`LatentSpec.grids` does. The ids of a pyramid's first scales alone give the
+        partial z. Of a pyramid that grows in time ids may end anywhere between two scales: z then has the cells of cell 0 and of
+        the clips that have been reached, the last of them partial.
+
+        Raises:
+            ValueError: where ids end inside a scale, or are more than the grids hold.
+        """
         return torch.cat([self._quantizer.embed(part, own) for part, own in self._pieces(ids, grids)], dim=2)
 
     @torch.no_grad()
@@ -69,14 +78,15 @@ class BottleneckSpace:
 
         Args:
             latent: with ``ids``; with ``h`` instead where bits are flipped.
-            flip: chance that a bit of a scale is flipped before the sum goes on, so that the next scales' targets are what
-                mends it (bitwise self-correction, Infinity); bits only. 0 gives the stored ids.
+            flip: largest chance that a bit is flipped before the sum goes on, so that the next scales' targets are what mends it
+                (bitwise self-correction, Infinity); each scale of each clip draws its own below it. 0 gives the stored ids.
 
         Returns:
             targets (B, n, L) and z (B, D, t, h, w) with that scale added, over the cells that are quantized together.
+
+        Raises:
+            UserError: where ``flip`` is above 0 and the ids are not bits.
         """
-        targets: list[Tensor] = []
-        sums: list[Tensor] = []
         if flip:
             assert latent.h is not None
             lengths = self.spec.pieces(latent.h.shape[2], latent.start)
@@ -84,19 +94,20 @@ class BottleneckSpace:
         else:
             assert latent.ids is not None
             parts = [self._quantizer.sums(ids, own) for ids, own in self._pieces(latent.ids, latent.grids)]
-        for ids, z in parts:
-            targets += ids
-            sums += z
-        return targets, sums
+        return [ids for targets, _ in parts for ids in targets], [z for _, sums in parts for z in sums]
 
     def _pieces(self, ids: Tensor, grids: tuple[Shape, ...]) -> list[tuple[Tensor, tuple[Shape, ...]]]:
-        """The ids and grids of what is quantized together, in order."""
+        """The ids and grids of what is quantized together, in order, as far as there are ids."""
         scales = len(self.spec.scales or (1,))
-        own = [grids[first : first + scales] for first in range(0, len(grids), scales)]
-        sizes = [sum(t * h * w for t, h, w in piece) for piece in own]
-        if len(own) == 1:
-            return [(ids, grids)]  # of a pyramid perhaps the first scales alone
-        return list(zip(ids.split(sizes, dim=1), own, strict=True))
+        pieces = []
+        for first in range(0, len(grids), scales):
+            own = grids[first : first + scales]
+            size = sum(math.prod(grid) for grid in own)
+            pieces.append((ids[:, :size], own))
+            ids = ids[:, size:]
+            if ids.shape[1] == 0:
+                return pieces
+        raise ValueError(f"There are {ids.shape[1]} more ids than the grids {[tuple(grid) for grid in grids]} hold.")
 
 
 def in_pieces(quantize: Callable[[Tensor], Quantized], x: Tensor, lengths: Sequence[int]) -> Quantized:
