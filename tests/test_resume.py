@@ -50,7 +50,7 @@ def ending_at(last: int, end: Callable[[int, str], None]) -> loop.Hooks:
     return tiny.Seen().hooks(log=log)
 
 
-EACH = [("tokenizer", name, "muon") for name in names("tokenizers")] + [("tokenizer", "kl", "adamw")]
+EACH = [("tokenizer", name, "muon") for name in tiny.trained()] + [("tokenizer", "kl", "adamw")]
 EACH += [("tokenizer", "lfq", "adversary"), ("tokenizer", "kl", "adversary")]
 EACH += [("generator", name, "muon") for name in names("generators")] + [("generator", "dit", "adamw")]
 

@@ -52,9 +52,14 @@ def distinct(kind: str) -> list[str]:
         "backbones": backbone_config,
     }[kind]
     found: dict[str, str] = {}
-    for name in config.names(kind):
+    for name in trained() if kind == "tokenizers" else config.names(kind):
         found.setdefault(json.dumps({key: value for key, value in shrink(name).items() if key != "training"}), name)
     return list(found.values())
+
+
+def trained() -> list[str]:
+    """The recipes of tokenizers that are trained; others are taken as they are."""
+    return [name for name in config.names("tokenizers") if "training" in config.load("tokenizer", name)]
 
 
 def tokenizer_config(name: str, **overrides: Any) -> dict[str, Any]:

@@ -23,10 +23,10 @@ def optimizer_of(model: nn.Module, name: str, **changes: Any) -> torch.optim.Opt
     return build_optimizer(model, optimizer=name, **options | changes)
 
 
-@pytest.fixture(params=[*names("tokenizers"), *names("generators")])
+@pytest.fixture(params=[*tiny.trained(), *names("generators")])
 def model(request: pytest.FixtureRequest) -> nn.Module:
     """Every recipe, small."""
-    if request.param in names("tokenizers"):
+    if request.param in tiny.trained():
         built = tiny.tokenizer(request.param)
     else:
         built = tiny.generator(request.param, tiny.tokenizer("lfq").space, num_classes=2)

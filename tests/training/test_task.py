@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 
-from vidgen import UserError, config, names
+from vidgen import UserError, config
 from vidgen.data.batches import eval_batches, to_video
 from vidgen.latents import split_ids
 from vidgen.training import guards
@@ -332,7 +332,7 @@ def test_what_is_compiled_cannot_be_looked_into() -> None:
         tiny.tokenizer_training("kl", adversary=tiny.ADVERSARY).task().compile_model()
 
 
-@pytest.mark.parametrize("name", names("tokenizers"))
+@pytest.mark.parametrize("name", tiny.trained())
 def test_every_recipe_says_how_it_is_trained(name: str) -> None:
     """Whole: a recipe that lacks an entry, or has one too many, is not built."""
     values = config.load("tokenizer", name)
