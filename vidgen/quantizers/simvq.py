@@ -3,8 +3,10 @@
 Source: Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer" (2024), section 4: the
 gradient of any chosen code moves the map, hence all codes, so none is left behind and nothing is restarted.
 
-The map starts as the identity, so that the codes start as they were drawn; the published code starts it as any linear layer. The
-commitment is on the encoder's term, as in its equation; some public code has it on the codes' term.
+The map has a bias, for the encoder's outputs are seldom around the origin, and starts at a tenth of the identity: the nearest
+among codes that are small beside the data is told by its direction, so that many are used at once; among large ones a single
+code, the innermost, was all that an encoder's first outputs met, and training stayed there. The commitment is on the encoder's
+term, as in its equation; some public code has it on the codes' term.
 
 This is our own code and no adapter: its codes have to be the same bits whichever way they are asked for.
 ``vector-quantize-pytorch``'s ``SimVQ`` is what the tests compare it with.
@@ -21,10 +23,12 @@ from vidgen.nn.codebook import cells_of, check_table, nearest, pass_through, row
 from vidgen.protocols import Quantized
 
 KIND = "ids"
+START = 0.1
+"""Of the map, times the identity."""
 
 
 class SimVQ(nn.Module):
-    """Codes W c_k with c_k drawn once from N(0, 1 / channels) and W learned; h is what the encoder gave, z the code, L = 1.
+    """Codes W c_k + b, c_k drawn once from N(0, 1 / channels), W and b learned; h is what the encoder gave, z the code, L = 1.
 
     Args:
         codes: K, the vocabulary, at least 2.
@@ -48,8 +52,10 @@ class SimVQ(nn.Module):
         self.levels = (codes,)
         self.commitment, self.rotation = commitment, rotation
         self.register_buffer("table", torch.randn(codes, channels) * channels**-0.5)
-        self.map = nn.Linear(channels, channels, bias=False)
-        nn.init.eye_(self.map.weight)
+        self.map = nn.Linear(channels, channels)
+        with torch.no_grad():
+            self.map.weight.copy_(START * torch.eye(channels))
+            self.map.bias.zero_()
 
     def forward(self, x: Tensor) -> Quantized:
         """(B, channels, t, h, w) -> the nearest codes with a gradient to ``x``, ids (B, N, 1)."""
@@ -84,4 +90,4 @@ class SimVQ(nn.Module):
 
     def _codes(self, like: Tensor) -> Tensor:
         """The whole table through the map, in one product of always the same shape, so that a code is always the same bits."""
-        return F.linear(self.table.to(like.device), self.map.weight.to(like.device))
+        return F.linear(self.table.to(like.device), self.map.weight.to(like.device), self.map.bias.to(like.device))

@@ -5,8 +5,8 @@ al., "VideoGPT" (2021), for the defaults of the averages and of the commitment, 
 "Vector-quantized Image Modeling with Improved VQGAN" (2021), section 3.2, for codes on the sphere.
 
 Deviations from VideoGPT: the start is k-means over the first batch and not a sample of it; a code is dead below a *share* of
-uniform use, not below one token a step, so that it means the same for any batch; a restarted code starts its averages anew,
-instead of being drawn again in every step until it is used.
+uniform use, not below one token a step, so that it means the same for any batch; a restarted code starts its averages anew
+(as in vector-quantize-pytorch), where VideoGPT's goes back to its old ones.
 
 This is our own code and no adapter: whether the codebook has started, its averages and its restarts are in buffers and equal
 however many processes share a batch. ``vector-quantize-pytorch`` is what the tests compare it with.
@@ -73,7 +73,7 @@ class VQ(nn.Module):
         learning: str = "ema",
         decay: float = 0.99,
         commitment: float = 0.25,
-        restart: float = 0.03,
+        restart: float = 0.1,
         normalise: bool = False,
         rotation: bool = False,
     ) -> None:
@@ -111,7 +111,7 @@ class VQ(nn.Module):
                 losses["commitment"] = self.commitment * F.mse_loss(rows, codes.detach())
                 if self.learning == "gradient":
                     losses["codebook"] = F.mse_loss(codes, rows.detach())
-                self._update(rows.detach(), ids, codes.detach())
+                self._update(rows.detach(), ids)
             z = cells_of(pass_through(rows, codes, rotation=self.rotation), x)
         return Quantized(z=z, h=x.detach(), ids=ids.view(len(x), -1, 1), losses=losses)
 
@@ -151,7 +151,7 @@ class VQ(nn.Module):
         self.started.fill_(True)
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, ids: Tensor, codes: Tensor) -> None:
+    def _update(self, rows: Tensor, ids: Tensor) -> None:
         """Running counts, and means where those are the codes, over all processes; then the restarts."""
         counts, sums = sums_by_code(rows, ids, len(self.codes))
         self.counts.lerp_(sum_over_ranks(counts), 1 - self.decay)
@@ -161,21 +161,26 @@ class VQ(nn.Module):
             smoothed = (self.counts + SMOOTHING) / (total + SMOOTHING * len(self.codes)) * total
             self.codes.copy_(self._on_sphere(self.sums / smoothed.unsqueeze(1)))
         if self.restart:
-            self._restart(rows, codes)
+            self._restart(rows)
         self.updates += 1
 
-    def _restart(self, rows: Tensor, codes: Tensor) -> None:
-        """Dead codes become vectors of the batch, of any process, as though they had been used as much as the mean code."""
-        share = self.counts.mean()
-        dead = (self.counts < self.restart * share).nonzero().squeeze(1)
+    def _restart(self, rows: Tensor) -> None:
+        """Dead codes become vectors of the batch, of any process, with the count of a code that is just not dead.
+
+        So one that nothing chooses is dead again after the next batch: while the encoder moves fast, vectors that are older than
+        a few steps are no use to it.
+        """
+        least = self.restart * self.counts.mean()
+        dead = (self.counts < least).nonzero().squeeze(1)
         if len(dead) == 0:
             return
-        rows = gather_rows(rows)
-        dead = dead[: len(rows)]  # the others' turn comes with the next batch
-        fresh = rows[torch.randperm(len(rows), generator=self._random())[: len(dead)].to(rows.device)]
-        self.codes[dead], self.counts[dead] = fresh, share
+        rows, random = gather_rows(rows), self._random()
+        if len(dead) > len(rows):  # the others' turn comes with the next batch
+            dead = dead[torch.randperm(len(dead), generator=random)[: len(rows)].to(dead.device)]
+        fresh = rows[torch.randperm(len(rows), generator=random)[: len(dead)].to(rows.device)]
+        self.codes[dead], self.counts[dead] = fresh, least
         if self.learning == "ema":
-            self.sums[dead] = fresh * share
+            self.sums[dead] = fresh * least
 
     def _random(self) -> torch.Generator:
         """The same in every process, other than the global stream, and the same again after a resume."""
