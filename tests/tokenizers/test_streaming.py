@@ -92,7 +92,7 @@ def test_latents_come_as_soon_as_their_cells_are_whole(tokenizer: Any) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the streams of both directions remember, after 20 cells and after 30: the widest window of a recipe is 16."""
+    """What the streams of both directions remember, after two thirds of 30 cells and at the end: a recipe's widest window is 16."""
     streams: list[Stream] = []
     start = Stream.__init__
 
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_video(tokenizer: Any, monkeypatch: pytest
         for _ in tokenizer.decode_stream(tokenizer.encode_stream(chunk for _ in range(30)))
     ]
     assert len(streams) == 2
-    assert remembered[20] == remembered[-1] > 0
+    assert remembered[len(remembered) * 2 // 3] == remembered[-1] > 0
 
 
 def test_no_chunks_are_no_latents(tokenizer: Any) -> None:
