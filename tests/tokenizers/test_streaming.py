@@ -92,7 +92,7 @@ def test_latents_come_as_soon_as_their_cells_are_whole(tokenizer: Any) -> None:
 
 
 def test_memory_does_not_grow_with_the_video(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the streams of both directions remember, after two thirds of 30 cells and at the end: a recipe's widest window is 16."""
+    """What the streams of both directions remember, after two thirds of 30 cells and at the end: the widest window is 16."""
     streams: list[Stream] = []
     start = Stream.__init__
 
