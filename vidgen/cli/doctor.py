@@ -33,6 +33,7 @@ NEEDED = (
 OPTIONAL = {
     "tensorboard": "for logger=tensorboard",
     "wandb": "for logger=wandb",
+    "diffusers": "for tokenizer=diffusers",
     "vector-quantize-pytorch": "for the tests, which compare with it",
 }
 

@@ -51,7 +51,7 @@ def run(config: dict[str, Any]) -> None:
         since=time.monotonic(),
     )
     write_yaml(folder / "config.yaml", {**fitted, "command": config["command"], "evaluation": config["evaluation"]})
-    evaluation.reconstructions(fitted["tokenizer"]["training"]["steps"])
+    evaluation.reconstructions(fitted["tokenizer"].get("training", {}).get("steps", 0))
     if model.generator is not None:
         evaluation.samples(*evaluation.draw(), fitted["generator"]["training"]["steps"])
     console.print(f"Open the report:\n  {write_report(folder)}", highlight=False)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vidgen import hub
 from vidgen.cli.evaluate import Evaluation
-from vidgen.cli.plan import LONG, Plan
+from vidgen.cli.plan import LONG, MEASURED, Plan
 from vidgen.cli.progress import Stage, clock
 from vidgen.data.batches import ClipBatches, collate, eval_batches, to_pixels, to_video
 from vidgen.evaluation import measure, rows
@@ -32,9 +32,6 @@ INTERRUPTED = 130
 
 PREVIEWED = 8
 """Clips in a preview."""
-
-MEASURED = 512
-"""Training clips over which the latents' mean and deviation are measured."""
 
 FROZEN_BATCH = 8
 """Clips that a tokenizer that is not trained is measured on at a time."""

@@ -33,6 +33,9 @@ LONG = 30 * 60
 SLOW = 30.0
 """Seconds of a step from which on it is estimated from a single clip, rather than taken for the estimate's sake."""
 
+MEASURED = 512
+"""Training clips over which the mean and deviation of a tokenizer's latents are measured."""
+
 NOT_OF_THE_RECIPE = ("resume", "reuse", "command", "runs", "logger", "choices")
 
 
@@ -66,7 +69,9 @@ class Plan:
             if options[name] and not options[name].startswith(hub.HUB):
                 options[name] = follow(options[name])
         if config["tokenizer"].get("path"):
-            config["tokenizer"]["path"] = str(Path(config["tokenizer"]["path"]).absolute())  # the model refers to it from anywhere
+            config["tokenizer"]["path"] = str(
+                Path(config["tokenizer"]["path"]).absolute()
+            )  # the model refers to it from anywhere
         self.init = hub.load(config["init"]) if config["init"] else None
         self.given = self._given()
         self.tokenizer = self.fresh_tokenizer()
@@ -160,7 +165,8 @@ class Plan:
     def _work(self, stage: str, part: torch.nn.Module) -> str:
         training = self.training(stage)
         size = sum(weight.numel() for weight in part.parameters()) / 1e6
-        return f"{size:.1f} M parameters, " + (f"{training['steps']} steps of {training['batch_size']}" if training else "frozen:")
+        work = f"{training['steps']} steps of {training['batch_size']}" if training else f"frozen, measured on {MEASURED}"
+        return f"{size:.1f} M parameters, {work}"
 
     def estimate(self) -> dict[str, float]:
         """Seconds that the training of each stage will take, by a trial of a few steps on copies of one clip."""

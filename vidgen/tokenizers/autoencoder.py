@@ -41,19 +41,9 @@ class Autoencoder(nn.Module):
         check_names(loss)
         self.loss = dict(loss)
         self._looked = False
-        self.quantizer = build("quantizers", quantizer)
-        latent_out, latent_in = self.quantizer.in_channels, self.quantizer.channels
-        self.backbone = build("backbones", backbone, latent_out=latent_out, latent_in=latent_in)
-        self.spec = LatentSpec(
-            channels=latent_in,
-            stride=self.backbone.stride,
-            causal=self.backbone.causal,
-            levels=self.quantizer.levels,
-            stages=self.quantizer.stages,
-            scales=self.quantizer.scales,
-            clip=self.quantizer.clip,
-        )
-        self.standardise = Standardise(latent_in)  # stays the identity for bits, which are -1 and 1 as they are
+        bottleneck = build("quantizers", quantizer)
+        ends = build("backbones", backbone, latent_out=bottleneck.in_channels, latent_in=bottleneck.channels)
+        self._assemble(ends, bottleneck)
 
     @property
     def space(self) -> BottleneckSpace:
@@ -158,6 +148,20 @@ class Autoencoder(nn.Module):
     def anneal(self, progress: float) -> None:
         """Tells the quantizer's schedules how far training has come, from 0 to 1."""
         self.quantizer.anneal(progress)
+
+    def _assemble(self, backbone: Any, quantizer: Any) -> None:
+        """Takes its two parts, and what follows from them."""
+        self.quantizer, self.backbone = quantizer, backbone
+        self.spec = LatentSpec(
+            channels=quantizer.channels,
+            stride=backbone.stride,
+            causal=backbone.causal,
+            levels=quantizer.levels,
+            stages=quantizer.stages,
+            scales=quantizer.scales,
+            clip=quantizer.clip,
+        )
+        self.standardise = Standardise(quantizer.channels)  # stays the identity for bits, which are -1 and 1 as they are
 
     def _encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Latent:
         """Deterministic, whatever mode the tokenizer is in."""
