@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidgen import Latent, LatentSpec, UserError, config, hub, registry
+from vidgen import Latent, LatentSpec, UserError, config, dataset, hub, registry
 from vidgen.latents import scale_grids
 from vidgen.nn.pyramid import upsample
 from vidgen.quantizers.pyramid import Pyramid
@@ -496,3 +496,30 @@ def test_pieces_share_their_losses_by_length() -> None:
     one, two = (built(part).losses["commitment"] for part in (x[:, :, :1], x[:, :, 1:]))
     assert float(two) > 2 * float(one)
     torch.testing.assert_close(in_pieces(built, x, [1, 2]).losses["commitment"], (one + 2 * two) / 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pyramid", "pyramid_lfq"])
+def test_every_scale_adds_to_what_is_seen(name: str) -> None:
+    """Trained on four clips of bouncing discs, decoded from its first scales alone: each more is a better picture."""
+    recipe = tiny.tokenizer_config(name)
+    recipe["backbone"]["widths"] = [48]
+    recipe["quantizer"]["scales"] = [[1.0, 0.25, 0.25], [1.0, 0.5, 0.5], [1.0, 1.0, 1.0]]
+    data = dataset("worlds", frames=9, height=16, width=16, radius=[3.0, 4.0], families=["bounce"])
+    clips = torch.stack([torch.from_numpy(data.clip("train", i)["video"]) for i in range(4)])
+    video = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    tokenizer = hub.build_tokenizer(recipe).train()
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=3e-3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        tokenizer(video)[2].total.backward()
+        optimizer.step()
+    latent = tokenizer.eval().encode(video)
+    grids, errors = latent.grids, []
+    for scales in range(1, 4):
+        ids = latent.ids[:, : sum(math.prod(grid) for grid in grids[:scales])]
+        z = tokenizer.space.embed(ids, grids)
+        again = tokenizer.decode(Latent(spec=latent.spec, grids=grids, num_frames=9, z=z))
+        errors.append(float((again - video).square().mean()))
+    assert errors[2] < 0.7 * errors[1] < 0.7 * errors[0]
+    assert errors[2] < 0.3 * float(video.var())
