@@ -38,6 +38,19 @@ def test_training_agrees_with_torch_s_gumbel_softmax(mode: str) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_scale_makes_logits(training: bool) -> None:
+    plain, scaled = small(mode="soft"), small(mode="soft", scale=4.0)
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 12, 2, 2, 2)
+    codes = []
+    for quantizer, value in ((plain, 4 * x), (scaled, x)):
+        torch.manual_seed(3)
+        codes.append(quantizer.train(training)(value))
+    assert torch.equal(codes[0].z, codes[1].z)
+    assert codes[0].losses == codes[1].losses
+
+
 def test_a_straight_through_sample_is_a_code_to_the_bit() -> None:
     quantizer = small()
     code = quantizer(torch.randn(2, 12, 2, 3, 2))

@@ -46,6 +46,8 @@ class Gumbel(nn.Module):
     Args:
         codes: K, the vocabulary, and the encoder's channels; at least 2.
         channels: of a code.
+        scale: what the encoder's outputs are multiplied by to be logits. To stand out among K codes and their noise, one has to be
+            about log K ahead, and an encoder whose outputs start around 1 takes long to get there.
         mode: ``straight_through``, ``relaxed`` or ``soft``; see above and the module.
         temperature_start: of the softmax over the noisy logits, at the start of training.
         temperature_end: and at its end.
@@ -67,6 +69,7 @@ class Gumbel(nn.Module):
         *,
         codes: int = 1024,
         channels: int = 8,
+        scale: float = 1.0,
         mode: str = "straight_through",
         temperature_start: float = 1.0,
         temperature_end: float = 0.0625,
@@ -84,7 +87,7 @@ class Gumbel(nn.Module):
             raise UserError(f"gumbel's temperatures are above 0; got {temperature_start} and {temperature_end}.")
         self.in_channels, self.channels = codes, channels
         self.levels = (codes,)
-        self.mode, self.schedule = mode, schedule
+        self.scale, self.mode, self.schedule = scale, mode, schedule
         self.temperatures, self.kl = (temperature_start, temperature_end), (kl_start, kl_end)
         self.codes = nn.Parameter(torch.randn(codes, channels))
         # A buffer, for the mixtures of a soft tokenizer in use are those of the temperature that its training has reached.
@@ -92,10 +95,10 @@ class Gumbel(nn.Module):
         self.kl_weight = kl_start
 
     def forward(self, x: Tensor) -> Quantized:
-        """Logits (B, K, t, h, w) -> z (B, channels, t, h, w), ids (B, N, 1), the sample's in training."""
+        """Logits, but for their scale, (B, K, t, h, w) -> z (B, channels, t, h, w), ids (B, N, 1), the sample's in training."""
         x = x.to(self.codes.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            logits = rows_of(x)
+            logits = self.scale * rows_of(x)
             shares = self._shares(logits)
             ids = (logits if shares is None else shares).max(dim=1).indices
             if shares is None:
