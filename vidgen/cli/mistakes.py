@@ -36,6 +36,7 @@ RANGES = {
     "checkpoint_every": (1, math.inf),
     "workers": (0, math.inf),
     "clips": (0, math.inf),
+    "images": (0, 1),
     "lr": (0, math.inf),
     "muon_lr": (0, math.inf),
     "weight_decay": (0, math.inf),
