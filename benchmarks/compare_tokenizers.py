@@ -234,11 +234,11 @@ def run_cell(cell: Cell, runs: Path, footage: Path | None) -> list[Record]:
         return Record(origin=origin, row=replace(made, protocol=protocol, n=n))
 
     records.append(row("tokenizer/steps_per_second", spent / BATCH, f"batches of {BATCH}, with validation and previews", STEPS))
-    if model.spec.levels is None:
+    if model.tokenizer.spec.levels is None:
         rate = kl_rate(model.tokenizer, data, "test")
         records.append(row("tokenizer/bits_per_pixel", rate, "mean divergence from the prior", CLIPS))
-        cells_per_pixel = model.spec.num_tokens(data.shape) / np.prod(data.shape)
-        stored = 16 * model.spec.channels * float(cells_per_pixel)
+        cells_per_pixel = model.tokenizer.spec.num_tokens(data.shape) / np.prod(data.shape)
+        stored = 16 * model.tokenizer.spec.channels * float(cells_per_pixel)
         records.append(row("tokenizer/stored_bits_per_pixel", stored, "16 bits a channel", CLIPS))
     if isinstance(data, Worlds):
         records += [row(name, value, rule, n) for name, value, rule, n in of_worlds(model.tokenizer, data)]
