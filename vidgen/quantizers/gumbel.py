@@ -46,8 +46,8 @@ class Gumbel(nn.Module):
     Args:
         codes: K, the vocabulary, and the encoder's channels; at least 2.
         channels: of a code.
-        scale: what the encoder's outputs are multiplied by to be logits. To stand out among K codes and their noise, one has to be
-            about log K ahead, and an encoder whose outputs start around 1 takes long to get there.
+        scale: what the encoder's outputs are multiplied by to be logits. To stand out among K codes and their noise, one
+            must be about log K ahead; from outputs around 1 that is a long way.
         mode: ``straight_through``, ``relaxed`` or ``soft``; see above and the module.
         temperature_start: of the softmax over the noisy logits, at the start of training.
         temperature_end: and at its end.
