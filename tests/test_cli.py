@@ -634,8 +634,8 @@ class TestGivenModels:
         assert said == "init: the run's Autoencoder has another shape than this recipe's Autoencoder; give both the same options."
         said = mistake(["fit", f"tokenizer.from={run}", "tokenizer.loss.l1=2"], capsys)
         assert said == (
-            f"tokenizer.from={run.resolve()} takes that tokenizer (lfq) as it was trained, and tokenizer.loss.l1=2 would change it; "
-            "leave one of the two out."
+            f"tokenizer.from={run.resolve()} takes that tokenizer (lfq) as it was trained, and tokenizer.loss.l1=2 would "
+            "change it; leave one of the two out."
         )
         assert not Path("runs").exists()
 

@@ -253,3 +253,28 @@ def test_choices_are_those_of_whoever_takes_them() -> None:
         settings = {"lr": 1.0, "muon_lr": 1.0, "weight_decay": 0.0, "betas": (0.9, 0.9)}
         assert optimizer in type(build_optimizer(torch.nn.Linear(2, 2), optimizer=optimizer, **settings)).__name__.lower()
     assert list(mistakes.CHOICES["logger.name"]) == list(config.preset_names("logger"))
+
+
+def test_a_part_inside_a_part_is_swapped_by_its_name() -> None:
+    """The inner quantizer of a stack or a pyramid: its recipe takes the place of the whole, and nothing of the old one stays."""
+    inner = config.load("tokenizer/quantizer", "lfq")
+    swapped = config.load("tokenizer", "residual", {"quantizer": {"quantizer": {"name": "lfq", "bits": 8}, "stages": 2}})
+    assert swapped["quantizer"]["quantizer"] == inner | {"bits": 8}
+    assert swapped["quantizer"]["stages"] == 2
+    assert config.load("tokenizer", "pyramid", {"quantizer": {"quantizer": "lfq"}})["quantizer"]["quantizer"] == inner
+    kept = config.load("tokenizer", "residual", {"quantizer": {"quantizer": {"codes": 64}}})["quantizer"]["quantizer"]
+    assert (kept["name"], kept["codes"]) == ("vq", 64)
+    with pytest.raises(UserError, match="has no option 'codes'"):
+        config.load("tokenizer", "residual", {"quantizer": {"quantizer": {"name": "lfq", "codes": 3}}})
+    with pytest.raises(UserError, match="Did you mean 'lfq'"):
+        config.load("tokenizer", "residual", {"quantizer": {"quantizer": "lfqq"}})
+
+
+def test_the_command_line_swaps_inner_parts_as_the_library_does() -> None:
+    typed = compose(
+        "fit", ["tokenizer=residual", "tokenizer.quantizer.quantizer={name:lfq,bits:8}", "tokenizer.quantizer.stages=2"]
+    )
+    said = config.load("tokenizer", "residual", {"quantizer": {"quantizer": {"name": "lfq", "bits": 8}, "stages": 2}})
+    assert typed["tokenizer"]["quantizer"] == said["quantizer"]
+    with pytest.raises(UserError, match=r"write tokenizer\.quantizer\.quantizer=\{name:lfq\}"):
+        compose("fit", ["tokenizer=residual", "tokenizer.quantizer.quantizer=lfq"])

@@ -41,6 +41,7 @@ NULLABLE: dict[str, Any] = {
     "shape": [17, 32, 32],
     "size": [32, 32],
     "steps": 50,
+    "tile": [256, 256],
     "tokenizer.from": "RUN",
     "tokenizer.path": "FOLDER",
 }
@@ -131,12 +132,7 @@ def load(group: str, name: str, overrides: Mapping[str, Any] | None = None) -> d
     if name not in preset_names(group):
         raise unknown(group, name, preset_names(group))
     config = _composed(group, name)
-    changes = dict(overrides or {})
-    for key in [key for key in changes if preset_names(f"{group}/{key}")]:
-        own = dict(changes[key]) if isinstance(changes[key], Mapping) else {"name": changes[key]}
-        if own.get("name", config[key]["name"]) != config[key]["name"] or not isinstance(changes[key], Mapping):
-            config[key], changes[key] = load(f"{group}/{key}", own.pop("name"), own), {}
-    return merge(config, checked(config, changes, group))
+    return merge(config, checked(config, overrides or {}, group))
 
 
 def _composed(group: str, name: str) -> dict[str, Any]:
@@ -161,18 +157,36 @@ def _plugin_recipe(group: str, name: str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """``extra`` over ``base``, mapping by mapping; neither is changed."""
+    """``extra`` over ``base``, mapping by mapping, but for a part of another name, which takes the place of the whole.
+
+    Neither is changed.
+    """
     merged = dict(base)
     for key, value in extra.items():
-        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping) and not other_part(old, value)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def other_part(default: Any, value: Any) -> bool:
+    """Whether ``value`` names another part than ``default`` does."""
+    named = isinstance(default, Mapping) and "name" in default and isinstance(value, Mapping)
+    return named and value.get("name", default["name"]) != default["name"]
+
+
+def _home(where: str, key: str) -> str | None:
+    """The group that the part at ``key`` of ``where`` is from: its own below that of ``where``, or that of its kind."""
+    own = f"{where.replace('.', '/')}/{key}".lstrip("/")
+    return own if preset_names(own) else next((group for group in KIND_OF if group.rpartition("/")[2] == key), None)
 
 
 def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """``extra`` with every value in the type of ``base``'s: 1e4 for a whole number is 10000, 1 for a number is 1.0.
 
-    A value that is None in ``base`` may become what :data:`NULLABLE` says, else anything; no other may become None.
+    A part (a mapping with a ``name``) may be swapped for another of its kind, by its name or by a mapping with that ``name`` and
+    changes of its recipe. A value that is None in ``base`` may become what :data:`NULLABLE` says, else anything; no other
+    may become None.
 
     Raises:
         UserError: on a key that ``base`` lacks or a value of another type, naming the key in full and what is right.
@@ -183,6 +197,13 @@ def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") 
             subject = f"'{where}' has" if where else "There is"
             raise UserError(f"{subject} no option '{key}'.{did_you_mean(key, base)} The options are {', '.join(base)}.")
         default, full = base[key], f"{where}.{key}" if where else key
+        home = _home(where, key) if isinstance(default, Mapping) and "name" in default else None
+        if home and (value is None or isinstance(value, str)):
+            value = {"name": value}
+        if home and other_part(default, value):
+            rest = {option: chosen for option, chosen in value.items() if option != "name"}
+            values[key] = load(home, value["name"], rest)
+            continue
         kind = NULLABLE.get(full) if default is None and value is not None else default
         if isinstance(default, Mapping) and isinstance(value, Mapping):
             values[key] = checked(default, value, full)

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vidgen.cli.mistakes import check_choice, check_form, check_key, check_values
-from vidgen.config import KIND_OF, checked, command_groups, config_dir, load
+from vidgen.config import KIND_OF, checked, command_groups, config_dir, load, merge, other_part
 from vidgen.errors import UserError
 from vidgen.registry import plugins
 
@@ -52,7 +52,10 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
         for override in given:
             if override not in parts:
                 check_key(override.key_or_group, override.value(), base, command)
-        config, _ = _compose(command, map(_text, given))
+        swaps = [override for override in given if other_part(_at(base, override.key_or_group), override.value())]
+        config, _ = _compose(command, [_text(override) for override in given if override not in swaps])
+        for override in swaps:  # Hydra would add the new part's options to those of the old
+            config = merge(config, checked(base, _nested(override.key_or_group, override.value())))
         config = checked(base, config)
         check_values(config)
     return {**config, "choices": choices, "command": shlex.join(["vidgen", command, *overrides])}
@@ -141,6 +144,22 @@ def _offer_plugin(override: Override) -> None:
     group, name = override.key_or_group, override.value()
     if name in plugins(KIND_OF.get(group, "")):
         ConfigStore.instance().store(name=f"{name}.yaml", group=group, node=load(group, str(name)))
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, None where there is none."""
+    here: Any = config
+    for step in key.split("."):
+        here = here.get(step) if isinstance(here, dict) else None
+    return here
+
+
+def _nested(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    """``value`` at a dotted key, as mappings in one another; Hydra's quoted texts as plain ones."""
+    nested: Any = OmegaConf.to_container(OmegaConf.create(value))
+    for step in reversed(key.split(".")):
+        nested = {step: nested}
+    return nested
 
 
 def _text(override: Override) -> str:

@@ -95,10 +95,13 @@ def check_key(key: str, value: object, base: Mapping[str, Any], command: str) ->
             raise UserError(f"'{where or command}' has no option '{step}'.{meant} The options are {', '.join(here)}.")
         here = here[step]
     if isinstance(here, Mapping) and isinstance(value, Mapping):
-        checked(here, value, key)
+        where, _, last = key.rpartition(".")
+        checked({last: here}, {last: value}, where)
     elif isinstance(here, Mapping):
         group = key.replace(".", "/")
-        swap = f"; to choose another part, write {group}={value}" if group in command_groups(command) else ""
+        inner = f"{key}={{name:{value}}}" if "name" in here else ""
+        way = f"{group}={value}" if group in command_groups(command) else inner
+        swap = f"; to choose another part, write {way}" if way else ""
         raise UserError(f"'{key}' is a group of options and not one value{swap}.")
 
 

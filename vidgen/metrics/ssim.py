@@ -1,7 +1,7 @@
 """How much of the structure of its original a reconstruction keeps: SSIM of its frames.
 
 Source: Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004): an 11 x 11 Gaussian window
-of sigma 1.5 wherever it lies wholly inside the frame, weighted (population) variances, K = (.01, .03), and the mean over channels.
+of sigma 1.5 wherever it lies wholly inside the frame, weighted (population) variances, K = (.01, .03), the mean over channels.
 It compares brightness against black, so the videos are first moved to [0, 2], where black is 0 and the data range 2. What is
 common to measures of frames, :mod:`vidgen.metrics.frames` says.
 """

@@ -29,7 +29,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all processes (n, ...) as (n * ranks, ...), in the order of ranks and without gradient; n is the same on each."""
+    """The rows of all processes (n, ...) as (n * ranks, ...), in the order of ranks, without gradient; n is the same on each."""
     if world_size() == 1:
         return x.detach()
     parts = [torch.empty_like(x) for _ in range(world_size())]
