@@ -154,7 +154,7 @@ def _at(config: dict[str, Any], key: str) -> Any:
     return here
 
 
-def _nested(key: str, value: dict[str, Any]) -> dict[str, Any]:
+def _nested(key: str, value: Any) -> dict[str, Any]:
     """``value`` at a dotted key, as mappings in one another; Hydra's quoted texts as plain ones."""
     nested: Any = OmegaConf.to_container(OmegaConf.create(value))
     for step in reversed(key.split(".")):
