@@ -17,6 +17,7 @@ from vidgen.backbones import axial
 from vidgen.backbones.axial import Axial, AxialAttention, BatchNorm, Conv, ConvTranspose, halvings
 from vidgen.nn.stream import Stream
 from vidgen.registry import build
+from vidgen.training.optim import is_inner
 
 OPTIONS: dict[str, Any] = {"width": 8, "encoder_depth": 1, "decoder_depth": 1, "latent_out": 5, "latent_in": 3}
 
@@ -219,3 +220,11 @@ def test_as_published_it_sees_the_future_and_has_no_streams() -> None:
     for call in (backbone.encode, lambda z, start, stream: backbone.decode(z[:, :3], start, stream)):
         with pytest.raises(UserError, match="sees the future"):
             call(video, 0, Stream())
+
+
+def test_muon_takes_the_convolutions() -> None:
+    """Without it the recipes' rates leave the convolutions with dead units, and the model learns a still background."""
+    kernels = [name for name, weight in Axial(**OPTIONS).named_parameters() if weight.ndim == 5]
+    assert len(kernels) == 2 + 1 + 2 + 2  # down, the last, up, one in each block
+    weight = torch.empty(2, 2, 4, 4, 4)
+    assert all(is_inner(f"backbone.{name}", weight) for name in kernels)

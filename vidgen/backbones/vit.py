@@ -207,6 +207,7 @@ class ViT(nn.Module):
                 nn.init.xavier_uniform_(weight)
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
+        nn.init.normal_(self.to_pixels.weight, std=0.02)  # a grey video to begin with, not noise
 
     def encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
         """(B, C, 1 + s*k, H, W) -> (B, latent_out, 1 + k, H / s_h, W / s_w); from ``start`` > 0 on every cell is s frames."""
