@@ -29,10 +29,12 @@ from vidgen.data import decode
 from vidgen.data.batches import to_pixels, to_video
 from vidgen.data.folder.cache import fit
 from vidgen.latent_file import HEADER, LatentFile
+from vidgen.tokenizers.tiling import decode_tiled, encode_tiled
 from vidgen.viz import write_frames
 
 FRAMES, HEIGHT, WIDTH = 22, 16, 24
 RATE = Fraction(30000, 1001)
+NAMES = ("lfq", "kl", "fsq", "pyramid_lfq", "pyramid_clip")
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +56,8 @@ def save(folder: Path, name: str, seed: int = 0, **overrides: Any) -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of models; those of ``other`` are the weights of another training."""
     folder = tmp_path_factory.mktemp("models")
-    save(folder / "lfq", "lfq")
-    save(folder / "kl", "kl")
+    for name in NAMES:
+        save(folder / name, name)
     save(folder / "other", "lfq", seed=1)
     save(folder / "future", "lfq", backbone=tiny.backbone_config("axial_videogpt"))
     return folder
@@ -88,7 +90,7 @@ def mistake(words: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("chunk", [1, 6, 16, 100, 0])
-@pytest.mark.parametrize("name", ["lfq", "kl"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_latents_is_the_whole_clip_encoded(name: str, chunk: int, models: Path) -> None:
     """Whatever the chunk, and 22 frames are no 1 + 4 k."""
     tokenizer, frames = load(models / name), film()
@@ -98,7 +100,7 @@ def test_a_file_of_latents_is_the_whole_clip_encoded(name: str, chunk: int, mode
     assert Fraction(file.fps).limit_denominator(1001) == RATE
     found = Latent.cat(list(file))
     assert (found.num_frames, found.grids, found.start) == (FRAMES, expected.grids, 0)
-    if name == "lfq":
+    if name != "kl":
         assert torch.equal(found.ids, expected.ids)
         assert list(load_file("made/film.latents")) == ["ids"]
     else:
@@ -151,6 +153,20 @@ def test_the_size_and_rate_of_a_file_are_converted_as_data_is(models: Path) -> N
     assert torch.equal(Latent.cat(list(file)).ids, whole(tokenizer, resized).ids)
 
 
+def test_large_frames_are_taken_in_tiles(models: Path) -> None:
+    """As the library takes them; and decoding in the same tiles is still what reconstructing gives."""
+    tokenizer, frames = load(models / "lfq"), film(frames=9, height=64, width=48)
+    for words in ("encode input=film.mp4", "decode input=film.latents", "reconstruct input=film.mp4"):
+        run(f"{words} run={models / 'lfq'} 'tile=[32,32]'")
+    decoded = decode.read("film-decoded.mp4")
+    assert np.array_equal(decoded, decode.read("film-reconstructed.mp4"))
+    tiles = {"tile": (8, 8), "overlap": 2, "halo": 0}
+    latent = encode_tiled(tokenizer, to_video(torch.from_numpy(frames[None])), **tiles)
+    for back, same in ((decode_tiled(tokenizer, latent, **tiles), True), (tokenizer.decode(latent), False)):
+        write_frames("expected.mp4", to_pixels(back)[0], float(RATE))
+        assert (np.abs(decode.read("expected.mp4").astype(int) - decoded).mean() < 0.5) == same
+
+
 def test_no_more_frames_are_held_for_a_longer_file(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted as they are read and let go: memory does not grow with the length."""
     film()
@@ -193,8 +209,8 @@ def test_a_tokenizer_that_sees_the_future_takes_the_file_at_once(models: Path, c
     tokenizer, frames = load(models / "future"), film(frames=16)
     for command in ("encode", "reconstruct"):
         assert mistake(f"{command} run={models / 'future'} input=film.mp4", capsys) == (
-            "This tokenizer does not go through a video in chunks, for it sees the future; chunk=0 takes the whole file at once, "
-            "in memory that grows with its length."
+            "This tokenizer does not go through a video in chunks; chunk=0 takes the whole file at once, in memory that grows "
+            "with its length."
         )
     run(f"encode run={models / 'future'} input=film.mp4 chunk=0")
     (latent,) = LatentFile("film.latents")
@@ -236,6 +252,10 @@ def here(models: Path) -> Path:
         ("encode run=lfq input=film.mp4 'size=[2,8]'", "Frames of 2x8 are not a multiple of the tokenizer's stride 4x4; give "),
         ("encode run=lfq input=film.mp4 'size=[16]'", "size=[16] is not [height,width] of at least 1 each; leave it out for "),
         ("encode run=lfq input=film.mp4 size=16", "'size' is a list of whole numbers (null by default), and 16 is not."),
+        (
+            "encode run=lfq input=film.mp4 'tile=[30,32]'",
+            "tile=[30, 32] is not [height,width] in multiples of the tokenizer's stride ",
+        ),
         ("encode run=lfq input=film.mp4 chunk=-1", "'chunk' is at least 0, and -1 is not."),
         ("encode run=lfq input=film.mp4 fps=0", "'fps' is at least 1, and 0.0 is not."),
         ("decode run=lfq input=film.mp4", "'film.mp4' is no file of latents, such as 'vidgen encode' writes: "),

@@ -131,3 +131,21 @@ def test_large_clips_are_not_enlarged(tmp_path):
     viz.contact_sheet(tmp_path / "sheet.png", np.zeros((1, 1, 70, 90, 3), dtype=np.uint8))
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (90, 70)
+
+
+def test_the_same_frames_make_the_same_file(tmp_path: Path) -> None:
+    """Whatever lay in memory before: x264's macroblock tree would read it beside frames as small as these."""
+    rng = np.random.default_rng(0)
+    y, x, t = np.mgrid[:64, :48, :9]
+    clip = np.stack([np.stack([2 * x + t, y + 3 * t, 200 - y - x], axis=-1)[:, :, k] for k in range(9)]).astype(np.uint8)
+
+    def frames():
+        for frame in clip:
+            _ = [np.full(int(size), 1e9, dtype=np.float32) for size in rng.integers(100, 20000, 50)]
+            yield frame
+
+    files = set()
+    for _ in range(8):
+        viz.write_frames(tmp_path / "a.mp4", frames(), 8)
+        files.add((tmp_path / "a.mp4").read_bytes())
+    assert len(files) == 1

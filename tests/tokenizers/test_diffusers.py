@@ -257,6 +257,27 @@ def test_fit_trains_a_generator_on_it(folders: Path, tmp_path: Path, monkeypatch
     assert main(["eval", "evaluation.clips=2", "evaluation.samples=2", "evaluation.shown=1"]) == 0
 
 
+def test_files_go_through_it_whole(built: dict[str, Any], folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no streams, so that chunk=0 is asked for."""
+    from vidgen.cli import main
+    from vidgen.data import decode
+    from vidgen.data.batches import to_pixels
+    from vidgen.viz import write_frames
+
+    monkeypatch.chdir(tmp_path)
+    recipe = {"name": "diffusers", "path": str(folders / "wan")}
+    about = {"tokenizer": recipe, "generator": None, "num_classes": 0, "class_names": [], "shape": [9, 32, 16]}
+    hub.save(tmp_path / "model", tokenizer=built["wan"], generator=None, config=about)
+    write_frames("film.mp4", to_pixels(tiny.video((10, 32, 16), 1))[0], 8)
+    words = ["run=model", "accelerator=cpu", "precision=fp32"]
+    assert main(["encode", "input=film.mp4", *words]) == 2
+    for command, name in (("encode", "film.mp4"), ("decode", "film.latents"), ("reconstruct", "film.mp4")):
+        assert main([command, f"input={name}", *words, *(["chunk=0"] if command != "decode" else [])]) == 0
+    back = decode.read("film-decoded.mp4")
+    assert back.shape == (10, 32, 16, 3)
+    assert (back == decode.read("film-reconstructed.mp4")).all()
+
+
 def test_the_command_line_says_what_it_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
     from vidgen.cli import main
 

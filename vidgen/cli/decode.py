@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from vidgen import hub
 from vidgen.cli.progress import Stage
 from vidgen.cli.stream import Codec, existing_file, new_file, pixels
 from vidgen.errors import UserError
@@ -22,11 +21,10 @@ def run(config: dict[str, Any]) -> None:
     latents = LatentFile(existing_file(config, "latents that 'vidgen encode' wrote"))
     out = new_file(config, "-decoded.mp4")
     codec = Codec(config)
-    own = hub.weights_hash(codec.tokenizer)
-    if own != latents.weights:
+    if codec.weights != latents.weights:
         raise UserError(
             f"input={config['input']} was encoded by another tokenizer (weights {latents.weights[:8]}) than that of "
-            f"run={config['run']} ({own[:8]}); give run=RUN, the one it was encoded with."
+            f"run={config['run']} ({codec.weights[:8]}); give run=RUN, the one it was encoded with."
         )
     frames = 0
     with Stage(console, "decoding", latents.shape[0], unit="frame") as stage:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vidgen import hub, latent_file
+from vidgen import latent_file
 from vidgen.cli.progress import Stage
 from vidgen.cli.stream import Codec, Video, existing_file, new_file
 from vidgen.latents import Latent
@@ -30,7 +30,7 @@ def run(config: dict[str, Any]) -> None:
                 frames += latent.num_frames
                 stage.update(frames)
 
-        size = latent_file.write(out, counted(), weights=hub.weights_hash(codec.tokenizer), fps=video.fps)
+        size = latent_file.write(out, counted(), weights=codec.weights, fps=video.fps)
     rate = 8 * size / (frames * video.height * video.width)
     console.print(
         f"{frames} frames of {video.height}x{video.width} in {out}: {size} bytes, {rate:.4f} bits per pixel", highlight=False

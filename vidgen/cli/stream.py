@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from vidgen.data.folder.cache import fit
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Latent, LatentSpec
 from vidgen.runs import check_writable
+from vidgen.tokenizers.tiling import tiled
 from vidgen.training.precision import choose
 
+T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 
 
@@ -65,43 +67,53 @@ class Video:
 
 
 class Codec:
-    """A trained tokenizer that goes through a video in chunks of ``chunk`` frames, rounded up to whole cells; 0: all at once.
+    """A trained tokenizer as the commands use it, in tiles where ``config`` says so.
+
+    Attributes:
+        spec: of the tokenizer.
+        weights: their hash.
 
     Raises:
-        UserError: where there is no such model or device.
+        UserError: where there is no such model or device, or tiles that cannot be.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.device = choose_device(config["accelerator"])
         self.tokenizer = hub.load(config["run"], self.device).tokenizer
         self.spec: LatentSpec = self.tokenizer.spec
+        self.weights = hub.weights_hash(self.tokenizer)
+        if config["tile"] is not None:
+            self.tokenizer = tiled(self.tokenizer, **_tiles(config["tile"], self.spec))
         self.precision = choose(config["precision"], self.device)
 
     def encode(self, frames: Iterable[Pixels], chunk: int) -> Iterator[Latent]:
-        """Latents that follow one another, of frames uint8 (H, W, 3).
+        """Latents that follow one another, of ``chunk`` frames uint8 (H, W, 3) at a time (rounded up to whole cells; 0: of all).
 
         Raises:
             UserError: where the tokenizer cannot go in chunks and is to.
         """
-        if chunk and not self._streams:
+        if chunk and not self.tokenizer.streams:
             raise UserError(
-                "This tokenizer does not go through a video in chunks, for it sees the future; chunk=0 takes the whole file at "
-                "once, in memory that grows with its length."
+                "This tokenizer does not go through a video in chunks; chunk=0 takes the whole file at once, in memory that "
+                "grows with its length."
             )
         chunks = (self._video(part) for part in _parts(frames, self.spec, chunk))
-        with autocast(self.device, self.precision):
-            yield from self.tokenizer.encode_stream(chunks) if self._streams else map(self.tokenizer.encode, chunks)
+        return self._each(self.tokenizer.encode_stream(chunks) if self.tokenizer.streams else map(self.tokenizer.encode, chunks))
 
     def decode(self, latents: Iterable[Latent]) -> Iterator[Tensor]:
         """Videos (1, 3, any number of frames, H, W) in [-1, 1] that follow one another."""
         moved = (latent.to(self.device) for latent in latents)
-        with autocast(self.device, self.precision):
-            videos = self.tokenizer.decode_stream(moved) if self._streams else map(self.tokenizer.decode, moved)
-            yield from (video.clamp(-1, 1) for video in videos)
+        videos = self.tokenizer.decode_stream(moved) if self.tokenizer.streams else map(self.tokenizer.decode, moved)
+        return (video.clamp(-1, 1) for video in self._each(videos))
 
-    @property
-    def _streams(self) -> bool:
-        return self.spec.causal and hasattr(self.tokenizer, "encode_stream")
+    def _each(self, items: Iterator[T]) -> Iterator[T]:
+        """``items``, made in this precision, which does not reach what is done between them."""
+        while True:
+            with autocast(self.device, self.precision):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
 
     def _video(self, frames: list[Pixels]) -> Tensor:
         return to_video(torch.from_numpy(np.stack(frames)[None]).to(self.device))
@@ -157,6 +169,23 @@ def _size(wanted: list[int] | None, own: tuple[int, int], spec: LatentSpec) -> t
             "to which they are resized and cropped."
         )
     return height, width
+
+
+def _tiles(tile: list[int], spec: LatentSpec) -> dict[str, Any]:
+    """Tiles of that height and width as :func:`tiled` takes them: they overlap by a quarter, of which a quarter is thrown away.
+
+    Raises:
+        UserError: where they are no multiples of the stride.
+    """
+    height, width = spec.stride[1:]
+    if len(tile) != 2 or min(tile) < 1 or tile[0] % height or tile[1] % width:
+        raise UserError(
+            f"tile={tile} is not [height,width] in multiples of the tokenizer's stride {height}x{width}; give such as "
+            f"tile=[{32 * height},{32 * width}]."
+        )
+    cells = tile[0] // height, tile[1] // width
+    overlap = min(cells) // 4
+    return {"tile": cells, "overlap": overlap, "halo": overlap // 4}
 
 
 def _pair(size: list[int]) -> tuple[int, int]:

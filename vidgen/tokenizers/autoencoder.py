@@ -46,6 +46,11 @@ class Autoencoder(nn.Module):
         self._assemble(ends, bottleneck)
 
     @property
+    def streams(self) -> bool:
+        """Whether videos can go through it in chunks."""
+        return self.spec.causal
+
+    @property
     def space(self) -> BottleneckSpace:
         """The bottleneck as generators see it: no encoder, no decoder."""
         return BottleneckSpace(spec=self.spec, quantizer=self.quantizer, standardise=self.standardise)

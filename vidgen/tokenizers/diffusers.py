@@ -64,6 +64,11 @@ class Diffusers(Autoencoder):
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_post_hook(_check_folder)
 
+    @property
+    def streams(self) -> bool:
+        """The models of diffusers keep nothing between two calls."""
+        return False
+
     def forward(self, video: Tensor) -> tuple[Tensor, Latent, Losses]:
         """A frozen tokenizer is not trained."""
         raise UserError("tokenizer=diffusers is a trained model that stays as it is; train a generator on its latents instead.")
