@@ -24,7 +24,7 @@ from vidgen.training.task import GeneratorTask, LatentBatches, Recipe, Task, Tok
 
 torch.set_num_threads(1)  # on a busy machine two threads wait for one another at every tiny product: 200 times slower
 
-SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "steps": 3, "codes": 24}
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "steps": 3, "codes": 24, "window": 3}
 """Options that decide how large a part is, whichever part it is; a part without them stays as its recipe says."""
 
 LISTS = {"widths": 12, "encoder_depths": 1, "decoder_depths": 1}

@@ -92,9 +92,10 @@ def test_samples_continue_one_another(generator: Any, shape: tuple[int, int, int
 
 @pytest.mark.parametrize("options", [{}, {"solver": "euler"}, {"solver": "heun"}, {"solver": "sde"}])
 def test_samples_do_not_depend_on_their_batch(
-    make: Callable[..., Any], shape: tuple[int, int, int], options: dict[str, str]
+    make: Callable[..., Any], tokenizer: Any, shape: tuple[int, int, int], options: dict[str, str]
 ) -> None:
     """In float64, to 1e-12, at any split."""
+    tokenizer.double()  # whose bottleneck makes legal latents of what is drawn
     generator = make(**options).double()
     whole = generator.sample(4, shape, tiny.labels(0, 1, 2, 0), seed=5)
     assert whole.z.dtype == torch.float64
@@ -133,6 +134,8 @@ def test_a_window_that_starts_later_has_no_one_frame_cell(generator: Any, tokeni
 
 
 def test_it_trains_on_windows_that_start_later(generator: Any, tokenizer: Any, latent: Latent) -> None:
+    if tokenizer.spec.clip is not None:
+        pytest.skip("a pyramid that grows in time is cut by whole clips")
     window = latent.cells(1, 3)
     assert window.start == 1
     assert bool(torch.isfinite(generator.loss(window, tiny.labels(0, 1, 2, 0)).total))
@@ -245,7 +248,7 @@ def test_a_grid_that_the_patch_does_not_divide_is_filled_and_cut(
     latent = tiny.latent(tokenizer, cells=cells)
     assert generator(latent.h, torch.rand(len(latent))).shape == latent.h.shape
     assert generator.loss(latent).total.isfinite()
-    assert generator.sample(1, tiny.shape_of(tokenizer, cells), start=3).grids[0][1:] == cells[1:]
+    assert generator.sample(1, tiny.shape_of(tokenizer, cells), start=3).grids[-1][1:] == cells[1:]
 
 
 @pytest.mark.parametrize("options", [{"solver": "eular"}, {"prediction": "V"}])
