@@ -128,6 +128,10 @@ class VQ(nn.Module):
             z = cells_of(self._look_up(ids), h).to(h.dtype)
         return Quantized(z=z, h=z, ids=ids.view(len(h), -1, 1))
 
+    def bounded(self, x: Tensor) -> Tensor:
+        """``x`` in the space of the codes: on the unit sphere, where those are."""
+        return cells_of(self._on_sphere(rows_of(x)), x) if self.normalise else x
+
     def anneal(self, progress: float) -> None:
         """vq has no schedule."""
 
