@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,11 +35,22 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
+MANY = 24
+"""A test with more cases than this is run as one, in one process: those that go through every pair of parts."""
+
+
 def slow_tests() -> list[str]:
-    """The ids of all slow tests, in pytest's order."""
+    """The ids of all slow tests, in pytest's order; of a test with many cases the one id of all of them."""
     command = [sys.executable, "-m", "pytest", "-m", "slow", "--collect-only", "-q", "-o", "addopts="]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if "::" in line]
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    cases = Counter(whole(test) for test in ids)
+    return list(dict.fromkeys(whole(test) if cases[whole(test)] > MANY else test for test in ids))
+
+
+def whole(test: str) -> str:
+    """A test's id without the name of its case."""
+    return test.partition("[")[0]
 
 
 def left(tests: Sequence[str], version: str) -> list[str]:
@@ -52,7 +64,7 @@ def run(tests: Sequence[str], version: str) -> Iterator[dict[str, object]]:
     for number, test in enumerate(tests, start=1):
         print(f"{number}/{len(tests)} {test}", flush=True)
         begin = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", test]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "-o", "addopts=", test]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         skipped = " skipped" in done.stdout and " passed" not in done.stdout
         outcome = "failed" if done.returncode else "skipped" if skipped else "passed"

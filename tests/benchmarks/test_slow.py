@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import render
@@ -31,7 +32,7 @@ def test_only_what_has_passed_on_this_code_is_left_out(proofs: Path) -> None:
 def test_outcomes_are_told_as_they_were(tmp_path: Path) -> None:
     file = tmp_path / "test_made_up.py"
     file.write_text(
-        "import pytest\n\n"
+        "import pytest\n\npytestmark = pytest.mark.slow\n\n"
         "def test_right(): pass\n\n"
         "def test_wrong(): assert 1 == 2\n\n"
         "def test_not_here(): pytest.skip('no reason')\n"
@@ -40,6 +41,17 @@ def test_outcomes_are_told_as_they_were(tmp_path: Path) -> None:
     found = list(slow.run(tests, "now"))
     assert [one["outcome"] for one in found] == ["passed", "failed", "skipped"]
     assert all(one["code"] == "now" and one["hardware"] for one in found)
+
+
+def test_what_goes_through_every_pair_is_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        [f"tests/a.py::few[{i}]" for i in range(3)]
+        + [f"tests/a.py::many[{i}]" for i in range(slow.MANY + 1)]
+        + ["tests/b.py::one"]
+    )
+    listing = SimpleNamespace(stdout="\n".join(said), returncode=0)
+    monkeypatch.setattr(slow.subprocess, "run", lambda *args, **options: listing)
+    assert slow.slow_tests() == [*said[:3], "tests/a.py::many", "tests/b.py::one"]
 
 
 def test_the_code_is_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
