@@ -33,8 +33,25 @@ def test_ridge_regression_is_that_of_the_normal_equations() -> None:
     penalty = 1e-2 * np.square(centred).sum(1).mean()
     weights = np.linalg.solve(centred.T @ centred + penalty * np.eye(6), centred.T @ target)
     expected = (at - x.mean(0)) @ weights + y.mean(0)
-    found = compare._ridge(torch.from_numpy(x), y, torch.from_numpy(at))
+    found = compare._ridge(torch.from_numpy(x), y, torch.from_numpy(at), penalties=(1e-2,))
     np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_noise_is_fitted_with_the_greatest_penalty_and_signal_with_the_least() -> None:
+    rng = np.random.default_rng(0)
+    x, at = rng.normal(size=(100, 80)), rng.normal(size=(20, 80))
+    truth = rng.normal(size=(80, 1))
+
+    def chosen(y: np.ndarray) -> float:
+        found = compare._ridge(torch.from_numpy(x), y, torch.from_numpy(at))
+        each = {
+            penalty: compare._ridge(torch.from_numpy(x), y, torch.from_numpy(at), penalties=(penalty,))
+            for penalty in compare.PENALTIES
+        }
+        return next(penalty for penalty, values in each.items() if np.array_equal(values, found))
+
+    assert chosen(rng.normal(size=(100, 1))) == max(compare.PENALTIES)
+    assert chosen(x @ truth) == min(compare.PENALTIES)
 
 
 def test_what_is_kept_is_found_and_what_is_moved_is_not() -> None:
