@@ -175,7 +175,7 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
             "'trainer.precision' is one of auto, bf16, fp32, and fp16 is not. Did you mean 'bf16'?",
         ),
         (["fit", "tokenizer.training.optimizer=adam"], "'tokenizer.training.optimizer' is one of adamw, muon, and adam is not."),
-        (["fit", "logger.name=cvs"], "'logger.name' is one of csv, tensorboard, wandb, and cvs is not. Did you mean 'csv'?"),
+        (["fit", "logger.name=cvs"], "There is no logger called 'cvs'. Did you mean 'csv'?"),
         (["fit", "generator.training.steps=0"], "'generator.training.steps' is at least 1, and 0 is not."),
         (["fit", "generator.training.ema=1.5"], "'generator.training.ema' is between 0 and 1, and 1.5 is not."),
         (["fit", "generator.training.lr=nan"], "'generator.training.lr' is at least 0, and nan is not."),

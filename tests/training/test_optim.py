@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from vidgen import names
-from vidgen.backbones.causal3d import ResidualBlock
-from vidgen.nn.trunk import Block
+from vidgen.backbones import axial, causal3d, vit
+from vidgen.nn import trunk
 from vidgen.training.optim import build_optimizer, is_inner, schedule, update_average
 
 LR, MUON_LR, DECAY = 1e-3, 0.02, 0.1
+
+BLOCKS = (trunk.Block, causal3d.ResidualBlock, axial.ResidualBlock, vit.Block)
+"""What models are stacks of."""
 
 
 def optimizer_of(model: nn.Module, name: str, **changes: Any) -> torch.optim.Optimizer:
@@ -54,7 +57,7 @@ def test_muon_moves_inner_matrices_and_nothing_else(model: nn.Module) -> None:
     outer = {name for name in weights if isinstance(modules[name.rpartition(".")[0]], nn.Embedding)}
     outer |= {name for name in weights if name.startswith(("embed.", "time.", "final.")) or ".head." in name or ".stem." in name}
     assert moved.isdisjoint(outer)
-    blocks = [module for module in modules.values() if isinstance(module, Block | ResidualBlock)]
+    blocks = [module for module in modules.values() if isinstance(module, BLOCKS)]
     matrices = [(name, weight) for block in blocks for name, weight in block.named_parameters() if weight.ndim >= 2]
     inner = {id(weight) for name, weight in matrices if "modulation" not in name}
     assert inner
