@@ -67,13 +67,13 @@ def text(line: Line, name: str) -> str:
 
 
 def codec_at(kind: str, line: Line) -> str:
-    """PSNR of H.264 at the rate of a line, between the two qualities about it; there is none beyond the last of them."""
+    """PSNR of H.264 at the rate of a line, between the two qualities about it; above its finest, more than that one's."""
     curve, rate = codec(kind), point(line)[0]
     for (low, before), (high, after) in zip(curve, curve[1:], strict=False):
         if low <= rate <= high:
             share = math.log(rate / low) / math.log(high / low)
             return f"{before + share * (after - before):.1f}"
-    return f"none so {'low' if curve and rate < curve[0][0] else 'high'}"
+    return f"> {curve[-1][1]:.1f}" if curve and rate > curve[-1][0] else "none so low"
 
 
 def picture_name(kind: str) -> str:

@@ -237,7 +237,7 @@ def _compared(kind: str) -> str:
         [f"`{line.origin.tokenizer}`", *(rates.text(line, name) for name in columns), rates.codec_at(kind, line)]
         for line in found
     ]
-    said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each. {_provenance(found)}"
+    said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each, with other work on the machine. {_provenance(found)}"
     return f"**{rates.KINDS[kind]}**\n\n{_table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
 
 

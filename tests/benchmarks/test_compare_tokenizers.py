@@ -114,7 +114,7 @@ def test_the_codec_is_read_between_its_qualities(monkeypatch: pytest.MonkeyPatch
         return rates.codec_at("worlds", None)
 
     assert [at(0.1), at(0.2), at(0.4)] == ["20.0", "25.0", "30.0"]
-    assert (at(0.05), at(0.8)) == ("none so low", "none so high")
+    assert (at(0.05), at(0.8)) == ("none so low", "> 30.0")
 
 
 def test_every_cell_is_a_command_with_the_same_budget(tmp_path) -> None:
