@@ -15,13 +15,16 @@ Deviations from the published code: batch statistics are those of all processes,
 are one matrix product, and the three axes' last maps are one, with one bias. Kernels are not factorised into space and time: over
 channels-last memory the full ones were measured to be as fast, forward and backward, on a CPU.
 
-Nothing is normalised between the convolutions that change the grid, as published. AdamW at rates much above the paper's 3e-4 then
-soon drives nearly all of their units below zero, for good; Muon on them, as in the recipes for small machines, learns quickly.
+Nothing is normalised between the convolutions that change the grid, as published, so how training begins matters. Weights have
+He's variance, and each block begins as the identity, for its attention's last map begins at 0. With torch's default scale and the
+published random map the input is a fiftieth of what the first block adds to it, and small models learnt the still background
+alone. AdamW at rates much above the paper's 3e-4 soon drives nearly all units of these convolutions below zero, for good; Muon on
+them, as in the recipes for small machines, does not.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +51,7 @@ class Conv(nn.Module):
         self.causal = causal
         self.padding = [kernel - step for step in stride]
         self.conv = nn.Conv3d(channels, out, kernel, stride=stride, bias=bias)
+        initialise(self.conv, channels * kernel**3)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         (time, *space), frames = self.padding, x.shape[1]
@@ -64,10 +68,11 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """A transposed convolution of (B, T, H, W, C) to ``stride`` times its size; causal: frames see no later cell."""
 
-    def __init__(self, channels: int, out: int, *, stride: Shape, causal: bool) -> None:
+    def __init__(self, channels: int, out: int, *, stride: Shape, causal: bool, gain: float = 2.0) -> None:
         super().__init__()
         self.stride, self.causal = stride, causal
         self.conv = nn.ConvTranspose3d(channels, out, KERNEL, stride=stride, padding=(0, 1, 1))
+        initialise(self.conv, channels * KERNEL**3 // prod(stride), gain)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         t, h, w = (size * step for size, step in zip(x.shape[1:4], self.stride, strict=True))
@@ -77,6 +82,13 @@ class ConvTranspose(nn.Module):
             first = (x.shape[1] - cells) * self.stride[0]
         y = self.conv(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
         return y[:, first : first + t, :h, :w]
+
+
+def initialise(conv: nn.Conv3d | nn.ConvTranspose3d, seen: int, gain: float = 2.0) -> None:
+    """Weights of variance ``gain`` over the inputs an output has seen: by 2 a chain of convolutions and ReLUs keeps its scale."""
+    nn.init.normal_(conv.weight, std=(gain / seen) ** 0.5)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
 
 
 class BatchNorm(nn.Module):
@@ -132,7 +144,8 @@ class AxialAttention(nn.Module):
         self.qkv = nn.Linear(width, 9 * width, bias=False)
         self.out = nn.Linear(3 * width, width)
         nn.init.normal_(self.qkv.weight, std=width**-0.5)
-        nn.init.normal_(self.out.weight, std=width**-0.5)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """(B, T, H, W, width) -> (B, T, H, W, width)."""
@@ -229,10 +242,8 @@ class Axial(nn.Module):
         self.to_latent = nn.Linear(width, latent_out)
         self.from_latent = nn.Linear(latent_in, width)
         self.decoder = Stack(width, decoder_depth, heads, causal, window)
-        self.up_layers = nn.ModuleList(
-            ConvTranspose(width, size, stride=step, causal=causal)
-            for size, step in zip([*sizes[2:], in_channels], steps, strict=True)
-        )
+        ups = [ConvTranspose(width, width, stride=step, causal=causal) for step in steps[:-1]]
+        self.up_layers = nn.ModuleList([*ups, ConvTranspose(width, in_channels, stride=steps[-1], causal=causal, gain=0.2)])
 
     def encode(self, video: Tensor, start: int = 0, stream: Stream | None = None) -> Tensor:
         """(B, C, T, H, W) -> (B, latent_out, t, H / s_h, W / s_w); T is s*t, where causal and at the start 1 + s*(t - 1)."""
