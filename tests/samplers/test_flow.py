@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vidgen.samplers import flow
 from vidgen.samplers.guidance import guide
-from vidgen.samplers.noise import key, sample_noise
 from vidgen.samplers.ode import SOLVERS
 
 MEAN, STD = 1.5, 0.3
@@ -164,49 +163,3 @@ def test_guidance_algebra() -> None:
     torch.testing.assert_close(guide(c, u, 1.0), c)
     assert torch.equal(guide(c, u, 0.0), u)
     torch.testing.assert_close(guide(c, u, 2.5), 2.5 * c - 1.5 * u)  # every channel, not DiT's three
-
-
-def draw(num: int, *, first: int = 0, start: int = 0, seed: int = 0) -> Tensor:
-    return sample_noise(num, (2, 3), seed=seed, first=first, start=start, device=torch.device("cpu"))
-
-
-@pytest.mark.parametrize("splits", [[6], [1, 5], [2, 2, 2], [1] * 6])
-def test_noise_is_a_function_of_the_sample_at_any_split(splits: list[int]) -> None:
-    parts, first = [], 10
-    for count in splits:
-        parts.append(draw(count, first=first))
-        first += count
-    assert torch.equal(torch.cat(parts), draw(6, first=10))
-
-
-def test_noise_leaves_the_global_generator_alone_and_does_not_read_it() -> None:
-    before = torch.random.get_rng_state()
-    one = draw(2)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(99)
-    assert torch.equal(draw(2), one)
-
-
-def test_noise_never_repeats_between_samples_windows_or_seeds() -> None:
-    """Also where sums of seed, sample and start would meet."""
-    rows = [draw(1, seed=seed, first=first, start=start)[0] for seed in range(3) for first in range(4) for start in range(4)]
-    flat = torch.stack(rows).flatten(1)
-    apart = (flat[:, None] - flat[None]).abs().amax(-1) + torch.eye(len(flat))
-    assert bool((apart > 1e-3).all())
-
-
-def test_noise_is_standard_normal() -> None:
-    values = sample_noise(50, (4000,), seed=3, first=0, start=0, device=torch.device("cpu"))
-    assert float(values.mean()) == pytest.approx(0, abs=0.01)
-    assert float(values.std()) == pytest.approx(1, abs=0.01)
-    correlation = torch.corrcoef(values) - torch.eye(50)
-    assert float(correlation.abs().max()) < 0.08
-
-
-def test_keys_do_not_care_for_the_kind_of_whole_number() -> None:
-    """numpy's integers print differently in its versions, and 3 is 3."""
-    import numpy as np
-
-    assert key(3, "tokenizer", 7) == key(np.int64(3), "tokenizer", np.int32(7))
-    assert key(3, 7) != key(7, 3)
-    assert 0 <= key(1) < 2**63

@@ -22,5 +22,22 @@ def sample_noise(
 
     Drawn on the CPU, so that every device gives the same samples, and so that batches and rollout windows never repeat it.
     """
-    keys = [key(seed, first + i, start, draw) for i in range(num)]
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in keys]).to(device)
+    streams = _streams(num, seed, first, start, draw)
+    return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+
+
+def sample_uniform(
+    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device, draw: int = 0
+) -> Tensor:
+    """(num, *shape) uniform on the open interval (0, 1), in float64, keyed and drawn like :func:`sample_noise`.
+
+    Rounding to float32 may make a 1 of the last of them: compare and invert in float64.
+    """
+    streams = _streams(num, seed, first, start, draw, "uniform")
+    drawn = torch.stack([torch.rand(shape, generator=stream, dtype=torch.float64) for stream in streams])
+    return drawn.clamp_min(2.0**-54).to(device)
+
+
+def _streams(num: int, seed: int, first: int, start: int, *rest: int | str) -> list[torch.Generator]:
+    """A generator for each sample."""
+    return [torch.Generator().manual_seed(key(seed, first + i, start, *rest)) for i in range(num)]
