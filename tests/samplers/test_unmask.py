@@ -1,4 +1,4 @@
-"""Parallel decoding: counts, orders and masks by brute force, and its law against the enumeration of a small joint distribution."""
+"""Parallel decoding: counts, orders and masks by brute force, and its law against a small joint distribution, enumerated."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_gumbel_noise_falls_to_nothing() -> None:
         assert float((law - even).abs().max()) < 1.95 / math.sqrt(len(law))  # Kolmogorov and Smirnov at p = 0.001
 
 
-# A hand-made joint distribution in the network's place: three tokens of two, three and two values, all twelve sequences enumerated
+# A hand-made joint distribution in the place of the network: three tokens of two, three and two values, twelve sequences
 
 VALUES = (2, 3, 2)
 JOINT = torch.tensor([5, 1, 0.5, 3, 2, 2, 0.2, 4, 1, 1, 6, 0.8], dtype=torch.float64).view(VALUES) / 26.5
