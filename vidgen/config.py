@@ -24,6 +24,7 @@ GROUPS = {
     "backbones": "tokenizer/backbone",
     "quantizers": "tokenizer/quantizer",
     "generators": "generator",
+    "heads": "generator/head",
     "data": "data",
 }
 """Where each kind of part keeps its recipes."""

@@ -178,6 +178,61 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class Head(Protocol):
+    """The likelihood of one token given the trunk's output, a ``torch.nn.Module`` built with a :class:`LatentSpace` and a width.
+
+    Tokens are ids (B, n, L) where latents are discrete, else values of h (B, n, D). Losses and log-probabilities are in nats and
+    at least float32, under autocast too. It is given the trunk's output after the generator's own final norm.
+    """
+
+    draws: int
+    """Uniform numbers that a token takes to be sampled."""
+
+    likelihood: bool
+    """Whether log-probabilities exist."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, n, L or D) -> (B, n, width), for the trunk."""
+        ...
+
+    def loss(self, x: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The trunk's (B, n, width) and the tokens (B, n, L or D) that it should give -> (B, n), a loss for each.
+
+        Of discrete tokens the negative log-likelihood of the whole token, summed over its sub-ids; ``smoothing`` is the share of
+        each softmax's target that is uniform.
+        """
+        ...
+
+    def sample(
+        self,
+        x: Tensor,
+        uncond: Tensor | None,
+        scale: float | Tensor,
+        temperature: float,
+        noise: Tensor,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, n, L or D), a function of ``noise``, with their log-probability (B, n) where the head has a likelihood.
+
+        Args:
+            x: the trunk's output (B, n, width).
+            uncond: what it is without the condition, or None for no guidance.
+            scale: of guidance, a number or (B or 1, n or 1): u + scale * (c - u) of every logit or velocity. The number 1 leaves
+                ``uncond`` aside.
+            temperature: divides logits, 0 for the most likely ids; scales the noise that real numbers start from.
+            noise: uniform numbers (B, n, draws) in the open interval (0, 1), float32 or float64.
+            top_k: most likely ids that each softmax keeps; 0 keeps all.
+            top_p: the probability that the ids kept of each softmax hold together, at least; 1 keeps all.
+
+        Returns:
+            The log-probability is that of the law that was drawn from: guided, tempered and truncated. At temperature 0, where
+            that law is a point, it is of the guided law alone, so that there still is an order of confidence.
+        """
+        ...
+
+
+@runtime_checkable
 class Generator(Protocol):
     """A generator over latents, a ``torch.nn.Module`` built with a :class:`LatentSpace` that it keeps as a plain reference."""
 

@@ -18,9 +18,13 @@ from typing import Any
 
 from vidgen.errors import UserError, did_you_mean
 
-KINDS = ("tokenizers", "backbones", "quantizers", "generators", "data", "metrics")
+KINDS = ("tokenizers", "backbones", "quantizers", "generators", "heads", "data", "metrics")
 
-GIVEN = {"backbones": ("latent_out", "latent_in"), "generators": ("space", "num_classes")}
+GIVEN = {
+    "backbones": ("latent_out", "latent_in"),
+    "generators": ("space", "num_classes"),
+    "heads": ("space", "width"),
+}
 """Options that are filled in by whoever builds the part, so that no recipe has them."""
 
 _ROOT = Path(__file__).parent
