@@ -25,6 +25,7 @@ GROUPS = {
     "quantizers": "tokenizer/quantizer",
     "generators": "generator",
     "heads": "generator/head",
+    "conditioning": "generator/conditioning",
     "data": "data",
 }
 """Where each kind of part keeps its recipes."""
@@ -49,6 +50,12 @@ NULLABLE: dict[str, Any] = {
 """For options that are null unless set, a value of the type that they may take."""
 
 KIND_OF = {group: kind for kind, group in GROUPS.items()}
+
+SEVERAL = ("generator/conditioning",)
+"""Groups of whose recipes as many are taken as one likes, each under its own name."""
+
+Choice = str | list[str] | None
+"""What is chosen in a group: a recipe, several (each under its own name), or none."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,17 +93,20 @@ def preset_names(group: str) -> tuple[str, ...]:
 
 
 @cache
-def command_groups(command: str) -> dict[str, str | None]:
-    """The groups that a command's yaml is made of, those inside them too, each with its default (None: optional)."""
-    found: dict[str, str | None] = {}
+def command_groups(command: str) -> dict[str, Choice]:
+    """The groups that a command's yaml is made of, those inside them too, each with its default.
+
+    None stands for an optional group, a list for one of which several are taken.
+    """
+    found: dict[str, Choice] = {}
     for group, choice in _parts("", command).items():
         found[group] = choice
-        if choice is not None:
+        if isinstance(choice, str):
             found |= {f"{group}/{part}": name for part, name in _parts(group, choice).items()}
     return found
 
 
-def _parts(group: str, name: str) -> dict[str, str | None]:
+def _parts(group: str, name: str) -> dict[str, Choice]:
     """What the defaults of a recipe choose, by key; entries without a key are other recipes."""
     entries = _read(config_dir() / group / f"{name}.yaml").get("defaults", [])
     return {_part(key): choice for entry in entries if isinstance(entry, Mapping) for key, choice in entry.items()}
@@ -144,29 +154,37 @@ def _composed(group: str, name: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for entry in own.pop("defaults", []):
         if isinstance(entry, Mapping):
-            config |= {_part(key): load(f"{group}/{_part(key)}", part) for key, part in entry.items()}
+            config |= {_part(key): _chosen(f"{group}/{_part(key)}", part) for key, part in entry.items()}
         elif entry != "_self_":
             config = merge(config, load(group, entry))
     return merge(config, own)
 
 
+def _chosen(group: str, choice: Any) -> dict[str, Any]:
+    """The recipe of that name, or of a list of names each one's under its own."""
+    return {name: load(group, name) for name in choice} if isinstance(choice, list) else load(group, choice)
+
+
 def _plugin_recipe(group: str, name: str) -> dict[str, Any]:
     """The options of another package's part; what it does not say of training is as for the default of its group."""
     default = command_groups("fit").get(group)
-    like = _composed(group, default) if default else {}
+    like = _composed(group, default) if isinstance(default, str) else {}
     return recipe(KIND_OF[group], name) | {key: like[key] for key in ("training",) if key in like}
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """``extra`` over ``base``, mapping by mapping, but for a part of another name, which takes the place of the whole.
 
-    Neither is changed.
+    None in the place of a mapping takes it away. Neither is changed.
     """
     merged = dict(base)
     for key, value in extra.items():
         old = merged.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping) and not other_part(old, value)
-        merged[key] = merge(merged[key], value) if both else value
+        if value is None and isinstance(old, Mapping):
+            del merged[key]
+        else:
+            merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
@@ -186,18 +204,25 @@ def checked(base: Mapping[str, Any], extra: Mapping[str, Any], where: str = "") 
     """``extra`` with every value in the type of ``base``'s: 1e4 for a whole number is 10000, 1 for a number is 1.0.
 
     A part (a mapping with a ``name``) may be swapped for another of its kind, by its name or by a mapping with that ``name`` and
-    changes of its recipe. A value that is None in ``base`` may become what :data:`NULLABLE` says, else anything; no other
+    changes of its recipe. Of parts that are taken together a list of names takes those and no others, a mapping adds to them,
+    and None takes one away. A value that is None in ``base`` may become what :data:`NULLABLE` says, else anything; no other
     may become None.
 
     Raises:
         UserError: on a key that ``base`` lacks or a value of another type, naming the key in full and what is right.
     """
     values: dict[str, Any] = {}
+    group = where.replace(".", "/")
     for key, value in extra.items():
+        if group in SEVERAL and (value is None or key not in base):
+            values[key] = None if value is None else load(group, key, value)
+            continue
         if key not in base:
             subject = f"'{where}' has" if where else "There is"
             raise UserError(f"{subject} no option '{key}'.{did_you_mean(key, base)} The options are {', '.join(base)}.")
         default, full = base[key], f"{where}.{key}" if where else key
+        if full.replace(".", "/") in SEVERAL and isinstance(value, list | tuple):
+            value = dict.fromkeys(default) | {name: {} for name in value}
         home = _home(where, key) if isinstance(default, Mapping) and "name" in default else None
         if home and (value is None or isinstance(value, str)):
             value = {"name": value}

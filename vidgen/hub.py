@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
-from vidgen.registry import build
+from vidgen.registry import build, taken
 
 FORMAT = 1
 FOR_FIT = ("training", "perceptual", "adversary", "from")
@@ -120,7 +120,8 @@ def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, con
     """Writes ``folder``: the parts' weights as safetensors and ``config`` with what is needed to build them again.
 
     ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``,
-    and whatever else its writer wants to keep. Every file is written beside its place and then moved there, the config last.
+    ``action_names`` and ``vocabulary`` where the data has them, and whatever else its writer wants to keep. Every file is written
+    beside its place and then moved there, the config last.
     """
     from vidgen import __version__
 
@@ -149,7 +150,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Mo
     _load_weights(tokenizer, folder / "tokenizer.safetensors")
     generator = None
     if config.get("generator") and (folder / "generator.safetensors").exists():
-        generator = build_generator(config["generator"], space=tokenizer.space, num_classes=config["num_classes"])
+        generator = build_generator(config["generator"], space=tokenizer.space, **facts(config))
         _load_weights(generator, folder / "generator.safetensors")
     return Model(tokenizer=tokenizer, generator=generator, config=config).to(device)
 
@@ -190,9 +191,21 @@ def build_tokenizer(config: Mapping[str, Any]) -> Any:
     return build("tokenizers", _parts(config))
 
 
-def build_generator(config: Mapping[str, Any], *, space: Any, num_classes: int) -> Any:
-    """A generator from its recipe, bound to a tokenizer's latent space."""
-    return build("generators", _parts(config), space=space, num_classes=num_classes)
+def build_generator(
+    config: Mapping[str, Any], *, space: Any, num_classes: int = 0, num_actions: int = 0, vocabulary: Sequence[str] = ()
+) -> Any:
+    """A generator from its recipe, bound to a tokenizer's latent space, given what it takes of the data's facts."""
+    given = {"space": space, "num_classes": num_classes, "num_actions": num_actions, "vocabulary": tuple(vocabulary)}
+    return build("generators", _parts(config), **taken("generators", config["name"], given))
+
+
+def facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's config keeps of the data that the generator was trained on, as :func:`build_generator` takes it."""
+    return {
+        "num_classes": config["num_classes"],
+        "num_actions": len(config.get("action_names", ())),
+        "vocabulary": tuple(config.get("vocabulary", ())),
+    }
 
 
 def _parts(config: Mapping[str, Any]) -> dict[str, Any]:

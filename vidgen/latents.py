@@ -185,7 +185,10 @@ class Latent:
         return self._map(lambda value: value.to(device=device, dtype=dtype if value.is_floating_point() else None))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Latent:
-        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        return self._map_named(lambda name: change(getattr(self, name)))
+
+    def _map_named(self, change: Callable[[str], Tensor]) -> Latent:
+        changed: dict[str, Any] = {name: change(name) for name in self.tensors()}
         return replace(self, **changed)
 
     def cells(self, first: int, last: int) -> Latent:
@@ -281,25 +284,111 @@ class Losses:
 
 @dataclass(kw_only=True)
 class Condition:
-    """What a generator is told; every field is optional, batch first, and has its own null (None).
+    """What a generator is told; every field is optional, batch first, and has its own null, for a batch (None) and for a clip.
 
     Attributes:
-        label: (B,) class indices; -1 is the null label of a single clip.
+        label: (B,) class indices; -1 is the null label.
+        text: B captions, or their words as ids (B, M) with 0 for padding; the null caption is empty.
+        action: (B, T) integers, one a frame, the move that leads to it; -1 is the null action.
+        known: cells that are given, in a latent that spans the whole window; every known field is copied to the output.
+        known_mask: (B, t) or, on plain grids, (B, t, h, w): which cells of ``known`` are given. None: all of them.
+        frames: given frames that are not a prefix of the window, for cross-attention.
+        frames_mask: (B, t): which cells of ``frames`` are given; the null has none. None: all of them.
+        frames_at: where ``frames`` begins, in cells counted from the window's first, so that what was before is negative.
+        negative: what guidance leads away from, in the place of no condition.
     """
 
     label: Tensor | None = None
+    text: list[str] | Tensor | None = None
+    action: Tensor | None = None
+    known: Latent | None = None
+    known_mask: Tensor | None = None
+    frames: Latent | None = None
+    frames_mask: Tensor | None = None
+    frames_at: int = 0
+    negative: Condition | None = None
+
+    @property
+    def batch(self) -> int | None:
+        """How many clips are spoken of; None where nothing is said."""
+        return next((len(value) for value in self._said().values() if not isinstance(value, Condition)), None)
+
+    def _said(self) -> dict[str, Any]:
+        """The fields that are there; ``frames_at`` is none of them."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "frames_at"}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Condition:
-        """The conditions of some clips of the batch."""
-        return self._map(lambda value: value[index])
+        """The conditions of some clips of the batch, by a slice, a list of indices, or a tensor of indices or flags."""
+
+        def some(value: Any) -> Any:
+            return _some_of(value, index) if isinstance(value, list) else value[index]
+
+        return self._map(some)
 
     def to(self, device: torch.device | str) -> Condition:
         """The same conditions elsewhere."""
-        return self._map(lambda value: value.to(device))
+        return self._map(lambda value: value if isinstance(value, list) else value.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Condition(**{name: None if value is None else change(value) for name, value in values.items()})
+    def _map(self, change: Callable[[Any], Any]) -> Condition:
+        return replace(self, **{name: change(value) for name, value in self._said().items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Condition], batch: int) -> Condition:
+        """The conditions of ``batch`` clips each, one after the other; a field that a part lacks is null for its clips.
+
+        ``negative`` is left behind: whoever guides has made a part of it. Latents have to span the same cells.
+        """
+        import torch
+
+        said = {name for part in parts for name in part._said()} - {"negative"}
+        joined: dict[str, Any] = {}
+        for name in said:
+            values = [getattr(part, name) for part in parts]
+            like = next(value for value in values if value is not None)
+            if name in ("known", "frames"):
+                filled = [like if value is None else value for value in values]
+                given = [value for part in parts if (value := getattr(part, f"{name}_mask")) is not None]
+                rest = given[0].shape[1:] if given else (like._length,)
+                joined[name] = like._map_named(lambda field, latents=filled: torch.cat([getattr(one, field) for one in latents]))
+                joined[f"{name}_mask"] = torch.cat([part._flags(name, (batch, *rest), like) for part in parts])
+            elif isinstance(like, list):
+                joined[name] = [text for value in values for text in (value or [""] * batch)]
+            elif name in ("label", "action", "text"):
+                joined[name] = _cat_padded(values, batch, null=0 if name == "text" else -1)
+        return cls(**joined, frames_at=next((part.frames_at for part in parts if part.frames is not None), 0))
+
+    def _flags(self, name: str, shape: tuple[int, ...], like: Latent) -> Tensor:
+        """The mask of ``known`` or ``frames``: all where it has none, nothing where that latent is not there."""
+        import torch
+
+        mask: Tensor | None = getattr(self, f"{name}_mask")
+        if mask is not None:
+            return mask
+        device = next(iter(like.tensors().values())).device
+        return torch.full(shape, getattr(self, name) is not None, device=device)
+
+
+def _some_of(values: list[str], index: slice | Sequence[int] | Tensor) -> list[str]:
+    import torch
+
+    chosen: list[int] = torch.arange(len(values))[index if isinstance(index, slice) else torch.as_tensor(index).cpu()].tolist()
+    return [values[place] for place in chosen]
+
+
+def _cat_padded(values: Sequence[Tensor | None], batch: int, null: int) -> Tensor:
+    """(B, ...) integers one after the other; what is missing, or shorter than the longest, is filled with ``null``."""
+    import torch
+
+    there = [value for value in values if value is not None]
+    shape = tuple(max(sizes) for sizes in zip(*(value.shape[1:] for value in there), strict=True))
+    rows = []
+    for value in values:
+        row = there[0].new_full((batch, *shape), null)
+        if value is not None:
+            row[(slice(None), *(slice(size) for size in value.shape[1:]))] = value
+        rows.append(row)
+    return torch.cat(rows)
 
 
 def joint_ids(ids: Tensor, levels: Sequence[int]) -> Tensor:

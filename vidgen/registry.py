@@ -18,12 +18,13 @@ from typing import Any
 
 from vidgen.errors import UserError, did_you_mean
 
-KINDS = ("tokenizers", "backbones", "quantizers", "generators", "heads", "data", "metrics")
+KINDS = ("tokenizers", "backbones", "quantizers", "generators", "heads", "conditioning", "data", "metrics")
 
 GIVEN = {
     "backbones": ("latent_out", "latent_in"),
-    "generators": ("space", "num_classes"),
+    "generators": ("space", "num_classes", "num_actions", "vocabulary"),
     "heads": ("space", "width"),
+    "conditioning": ("width", "space", "num_classes", "num_actions", "vocabulary"),
 }
 """Options that are filled in by whoever builds the part, so that no recipe has them."""
 
@@ -110,6 +111,12 @@ def options(cls: type) -> dict[str, inspect.Parameter]:
     """The keyword arguments of a part's constructor, by name: its schema."""
     parameters = inspect.signature(cls).parameters
     return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def taken(kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``given`` that the part takes: not every generator knows of actions, and not every condition of labels."""
+    own = options(find(kind, name))
+    return {key: value for key, value in given.items() if key in own}
 
 
 def recipe(kind: str, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vidgen.cli.mistakes import check_choice, check_form, check_key, check_values
-from vidgen.config import KIND_OF, checked, command_groups, config_dir, load, merge, other_part
+from vidgen.config import KIND_OF, SEVERAL, Choice, checked, command_groups, config_dir, load, merge, other_part
 from vidgen.errors import UserError
 from vidgen.registry import plugins
 
@@ -44,11 +44,12 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
         for override in given:
             _check_plain(override)
         for override in parts:
-            check_choice(override.key_or_group, override.value(), command)
-            _offer_plugin(override)
+            for name in _names(override.value()):
+                check_choice(override.key_or_group, name, command)
+                _offer_plugin(override.key_or_group, name)
         base, choices = _compose(command, map(_text, parts))
         if choices.get("experiment"):  # what an experiment sets is held against the recipes too
-            base, _ = _compose(command, [f"{group}={name or 'null'}" for group, name in choices.items() if group != "experiment"])
+            base, _ = _compose(command, [_choosing(group, name) for group, name in choices.items() if group != "experiment"])
         for override in given:
             if override not in parts:
                 check_key(override.key_or_group, override.value(), base, command)
@@ -108,14 +109,25 @@ def _pointing_to_help(command: str) -> Iterator[None]:
         raise UserError(f"{error} See: vidgen {command} --help") from error
 
 
-def _compose(command: str, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """Hydra's composition as plain values, and the choice in each group."""
+def _names(choice: Any) -> Sequence[Any]:
+    """What is chosen in a group, one by one."""
+    return choice if isinstance(choice, list) else [choice]
+
+
+def _choosing(group: str, choice: Choice) -> str:
+    """The override that makes that choice."""
+    return f"{group}=[{','.join(choice)}]" if isinstance(choice, list) else f"{group}={choice or 'null'}"
+
+
+def _compose(command: str, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[str, Choice]]:
+    """Hydra's composition as plain values, and the choice in each group: where several are chosen, the names that are there."""
     config = hydra.compose(command, list(overrides), return_hydra_config=True)
     choices = {str(group): name for group, name in config.hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
     with open_dict(config):
         del config["hydra"]
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for group in set(SEVERAL).intersection(command_groups(command)):
+        choices[group] = list(_at(values, group.replace("/", ".")) or ())
     return {str(key): value for key, value in values.items()}, choices
 
 
@@ -139,11 +151,11 @@ def _check_plain(override: Override) -> None:
         raise UserError(f"'{text}' would put a part elsewhere, and each has its own place; leave out @{override.package}.")
 
 
-def _offer_plugin(override: Override) -> None:
+def _offer_plugin(group: str, name: str | None) -> None:
     """Tells Hydra the recipe of another package's part, which has no yaml, when it is asked for and not before."""
-    group, name = override.key_or_group, override.value()
     if name in plugins(KIND_OF.get(group, "")):
-        ConfigStore.instance().store(name=f"{name}.yaml", group=group, node=load(group, str(name)))
+        package = f"{group.replace('/', '.')}.{name}" if group in SEVERAL else None
+        ConfigStore.instance().store(name=f"{name}.yaml", group=group, node=load(group, str(name)), package=package)
 
 
 def _at(config: dict[str, Any], key: str) -> Any:

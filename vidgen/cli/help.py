@@ -141,9 +141,10 @@ def _groups(command: str) -> Iterator[str]:
     for group, default in command_groups(command).items():
         names = preset_names(group)
         width = max(map(len, names))
-        yield f"{group}="
+        yield f"{group}=" + ("[NAME,...]" if isinstance(default, list) else "")
+        taken = default if isinstance(default, list) else [default]
         for name in names:
-            yield f"  {name:<{width}} {'*' if name == default else ' '} {describe(group, name)}".rstrip()
+            yield f"  {name:<{width}} {'*' if name in taken else ' '} {describe(group, name)}".rstrip()
 
 
 def _options(command: str) -> list[str]:

@@ -1,0 +1,154 @@
+"""What a generator may be told: parts that are combined freely, each with its own dropout in training, and their nulls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidgen.conditioning.base import Part
+from vidgen.errors import UserError
+from vidgen.latents import Condition, Latent
+from vidgen.nn.attention import Context
+from vidgen.protocols import LatentSpace
+from vidgen.registry import build, taken
+
+__all__ = ["Conditioner", "Part"]
+
+GIVEN_BY = {"num_classes": "labels", "num_actions": "actions"}
+"""What of the data a part needs at least one of, and how it is called."""
+
+
+class Conditioner(nn.Module):
+    """All that a generator is told besides its tokens, as vectors for its modulation and tokens for its cross-attention.
+
+    Args:
+        parts: the options of each part, by name, as in a recipe: ``{"label": {"dropout": 0.1}}``.
+        width: channels of a token.
+        space: the latent space; a plain reference.
+        num_classes: labels the data has; without any the part ``label``, which every recipe has, falls away.
+        num_actions: actions the data has.
+        vocabulary: the words of the data's captions.
+
+    Attributes:
+        needs_context: whether there are parts that give tokens, so that the trunk needs cross-attention.
+
+    Raises:
+        UserError: on an unknown part or option, and on one that the data has nothing for.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Mapping[str, Any]],
+        *,
+        width: int,
+        space: LatentSpace,
+        num_classes: int = 0,
+        num_actions: int = 0,
+        vocabulary: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        given = {
+            "width": width,
+            "space": space,
+            "num_classes": num_classes,
+            "num_actions": num_actions,
+            "vocabulary": tuple(vocabulary),
+        }
+        kept = {name: how for name, how in parts.items() if num_classes or how.get("name", name) != "label"}
+        self.parts: Any = nn.ModuleDict({name: _built({"name": name, **how}, given) for name, how in kept.items()})
+        self.width = width
+        self.needs_context = any(part.context for part in self.parts.values())
+        self._here: Tensor
+        self.register_buffer("_here", torch.zeros(()), persistent=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts, in the order of the recipe."""
+        return tuple(self.parts)
+
+    def vector(self, condition: Condition | None, batch: int, cells: int, start: int = 0) -> Tensor:
+        """What the parts say, summed: (batch, 1, width), or (batch, cells, width) where one of them tells cells apart.
+
+        Args:
+            condition: of ``batch`` clips; what it lacks is null.
+            batch: clips.
+            cells: cells of the window along time.
+            start: absolute index of the first of them.
+        """
+        total = self._here.new_zeros(batch, 1, self.width)
+        for part in self.parts.values():
+            said = part.vector(condition or Condition(), batch, cells, start)
+            total = total if said is None else total + said
+        return total
+
+    def context(self, condition: Condition | None, batch: int) -> Context | None:
+        """What the parts give to cross-attention, (batch, M, width); None where none of them has anything to say of the batch.
+
+        In a batch that has some a clip may have no tokens of its own: to it the context is silent.
+        """
+        found = [part.tokens(condition or Condition(), batch) for part in self.parts.values()]
+        said = [one for one in found if one is not None]
+        if not said:
+            return None
+        return Context(
+            tokens=torch.cat([tokens for tokens, _ in said], dim=1), mask=torch.cat([there for _, there in said], dim=1)
+        )
+
+    def check(self, condition: Condition | None) -> None:
+        """Sees that the model was trained with all that it is told, and knows the values.
+
+        Raises:
+            UserError: naming what it does know.
+        """
+        if condition is None:
+            return
+        readers = {part.field: part for part in self.parts.values()}
+        for field in ("label", "text", "action", "frames"):
+            if getattr(condition, field) is None:
+                continue
+            if field not in readers or (field == "frames" and not readers[field].context):
+                known = f"it knows {', '.join(self.names)}" if self.parts else "it knows no condition"
+                raise UserError(f"This model was not trained with '{field}', so that says nothing to it: leave it out; {known}.")
+            readers[field].check(condition)
+        self.check(condition.negative)
+
+    def drop(self, condition: Condition | None) -> Condition | None:
+        """In training: each part's word is taken from a share of the clips, its ``dropout``, independently of the others."""
+        if condition is None:
+            return None
+        for part in self.parts.values():
+            value = getattr(condition, part.field)
+            if value is not None and part.dropout:
+                device = value.device if isinstance(value, Tensor) else self._here.device
+                condition = part.silence(condition, torch.rand(len(value), device=device) < part.dropout)
+        return condition
+
+    def without(self, condition: Condition | None, names: Iterable[str] | None = None) -> Condition:
+        """The condition with the null in the place of what the parts ``names`` say (None: all of them).
+
+        ``known`` cells stay: they are a part of the video, not a word about it.
+        """
+        chosen = self.names if names is None else names
+        silent: dict[str, Any] = {self.parts[name].field: None for name in chosen}
+        return replace(condition or Condition(), **silent)
+
+    def draw_known(self, latent: Latent, condition: Condition | None) -> Condition | None:
+        """In training: with the part ``frames``, the clips' own cells as given ones, by the tasks that it draws."""
+        for part in self.parts.values():
+            if hasattr(part, "draw"):
+                condition = part.draw(latent, condition or Condition())
+        return condition
+
+
+def _built(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> Part:
+    """The part of that recipe, given what it takes of ``given``."""
+    takes = taken("conditioning", recipe["name"], given)
+    for option, what in GIVEN_BY.items():
+        if option in takes and not takes[option]:
+            raise UserError(f"This data has no {what}, so a generator cannot be told them: leave '{recipe['name']}' out.")
+    part: Part = build("conditioning", recipe, **takes)
+    return part
