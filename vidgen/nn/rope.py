@@ -33,7 +33,10 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float = 10000.0) -> tu
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns (B, heads, N, head_dim) by a :func:`rotary_table`; pairs are (i, i + head_dim / 2)."""
-    cos, sin = (part.to(x.dtype) for part in table)
+    """Turns (..., heads, N, head_dim) by a :func:`rotary_table`, (N, head_dim), or (..., N, head_dim) where samples differ.
+
+    Pairs are (i, i + head_dim / 2).
+    """
+    cos, sin = (part.to(x.dtype) if part.ndim == 2 else part.to(x.dtype).unsqueeze(-3) for part in table)
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-b, a], dim=-1) * sin
