@@ -61,7 +61,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ("--help", 0, "Usage: vidgen COMMAND"),
         ("--version", 0, f"vidgen {vidgen.__version__}"),
         ("list", 0, "causal3d_magvit2"),
-        ("list --pairs", 0, "analog bits, sign at decode"),
+        ("list tokenizers", 0, "lfq_magvit2"),
         ("fit --help", 0, "tokenizer/quantizer="),
         ("doctor -h", 0, "Usage: vidgen doctor"),
         ("show tokenizer=kl", 0, "channels: 8"),
@@ -792,14 +792,26 @@ def test_list_takes_a_kind_or_its_group(word: str, capsys: pytest.CaptureFixture
     assert list(json.loads(capsys.readouterr().out)) == ["quantizers"]
 
 
-def test_list_shows_a_route_for_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_tells_of_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "--pairs", "--json"])
-    pairs = json.loads(capsys.readouterr().out)
-    assert {name: sorted(routes) for name, routes in pairs.items()} == {
-        name: vidgen.names("generators") for name in vidgen.names("tokenizers")
-    }
-    assert pairs["lfq"]["dit"] == "analog bits, sign at decode"
-    assert pairs["kl"]["dit"] == "standardised latents"
+    rows = json.loads(capsys.readouterr().out)
+    found = {(row["tokenizer"], row["generator"]): row for row in rows}
+    assert len(found) == len(rows)
+    assert set(found) == {(one, other) for one in vidgen.names("tokenizers") for other in vidgen.names("generators")}
+    assert all(list(row) == ["tokenizer", "generator", "layout", "head", "route"] and all(row.values()) for row in rows)
+    shown = {"layout": "one grid", "head": "-"}
+    assert found["lfq", "dit"].items() >= {**shown, "route": "analog bits, sign at decode"}.items()
+    assert found["kl", "dit"].items() >= {**shown, "route": "standardised latents"}.items()
+    assert found["pyramid_clip", "var"]["layout"] == "4 scales, clips of 4 cells"
+    assert found["fsq", "var"]["route"].endswith("; fit trains the tokenizer with scales")
+    assert found["kl", "var"].items() >= {"layout": "4 scales of its own", "head": "flow"}.items()
+
+
+def test_pairs_that_are_alike_share_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "--pairs"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tokenizer", "generator", "layout", "head", "route"]
+    assert sum(line.startswith("lfq ") and "dit, dit_b, dit_l, dit_s, dit_xl" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("words", [[], ["fit", "tokenizer=kl"], ["tokenizer=kl", "seed=3"], ["sample", "num=3"]])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from vidgen import UserError
 from vidgen.nn.codebook import cells_of, rows_of
 from vidgen.quantizers.gumbel import MODES, Gumbel
+from vidgen.quantizers.pyramid import Pyramid
 
 
 def small(**options: Any) -> Gumbel:
@@ -35,6 +36,64 @@ def test_training_agrees_with_torch_s_gumbel_softmax(mode: str) -> None:
     assert torch.equal(code.ids.flatten(), sample.argmax(dim=1))
     torch.testing.assert_close(code.z, z)
     ours, theirs = (torch.autograd.grad((y * into).sum(), (x, quantizer.codes)) for y in (code.z, z))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_distances_are_logits(mode: str) -> None:
+    """SQ-VAE's: torch's own sample from -scale * |x - e|^2, values and gradients; in use the nearest code."""
+    quantizer = small(mode=mode, temperature_start=0.7, logits="distance", scale=2.0)
+    assert quantizer.in_channels == quantizer.channels == 5
+    x = torch.randn(2, 5, 2, 3, 2, requires_grad=True)
+    into = torch.randn(2, 5, 2, 3, 2)
+    torch.manual_seed(5)
+    code = quantizer(x)
+    torch.manual_seed(5)
+    logits = -2.0 * (rows_of(x).unsqueeze(1) - quantizer.codes).square().sum(dim=-1)
+    sample = F.gumbel_softmax(logits, tau=0.7, hard=mode == "straight_through", dim=1)
+    seen = quantizer.codes.detach() if mode == "straight_through" else quantizer.codes
+    z = cells_of(sample @ seen, into)
+    torch.testing.assert_close(code.z, z)
+    assert torch.equal(code.h, x)
+    ours, theirs = (torch.autograd.grad((y * into).sum(), x, retain_graph=True)[0] for y in (code.z, z))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    uniform = kl_divergence(Categorical(logits=logits), Categorical(torch.ones_like(logits))).mean()
+    torch.testing.assert_close(code.losses["kl"], 5e-4 * uniform)
+    assert torch.equal(quantizer.eval()(x).ids, quantizer.project(x).ids)
+
+
+def test_a_pyramid_of_one_scale_is_the_quantizer_itself() -> None:
+    """Drawn codes and their own gradient: nothing is passed straight through a relaxed sample; in use the nearest codes."""
+    options = {"name": "gumbel", "codes": 12, "channels": 5, "logits": "distance", "temperature_start": 0.7}
+    pyramid = Pyramid(quantizer=options, scales=[(1.0, 1.0, 1.0)], phi=0, commitment=0.0)
+    pyramid.started.fill_(True)  # which would draw too
+    x, into = torch.randn(2, 5, 2, 4, 4, requires_grad=True), torch.randn(2, 5, 2, 4, 4)
+    results = []
+    for quantizer in (pyramid, pyramid.quantizer):
+        torch.manual_seed(2)
+        code = quantizer(x)
+        results.append((code.ids, code.z, *torch.autograd.grad((code.z * into).sum(), (x, pyramid.quantizer.codes))))
+    torch.testing.assert_close(*results)
+    assert not torch.equal(results[0][0], pyramid(x).ids), "another draw"
+    code = pyramid.eval()(x)
+    assert torch.equal(code.z, pyramid.embed(code.ids, ((2, 4, 4),)))
+    assert torch.equal(code.ids, pyramid.quantizer.project(x).ids)
+
+
+def test_scales_of_relaxed_codes_have_the_gradient_of_their_sum() -> None:
+    """Two scales, by hand: the second codes what the first has left, and the encoder hears of that through both."""
+    options = {"name": "gumbel", "codes": 12, "channels": 5, "logits": "distance", "mode": "relaxed", "scale": 0.3}
+    pyramid = Pyramid(quantizer=options, scales=[(1.0, 0.5, 0.5), (1.0, 1.0, 1.0)], phi=0, upsampling="trilinear")
+    inner = pyramid.quantizer
+    pyramid.started.fill_(True)
+    x, into = torch.randn(2, 5, 1, 4, 4, requires_grad=True), torch.randn(2, 5, 1, 4, 4)
+    torch.manual_seed(2)
+    ours = torch.autograd.grad((pyramid(x).z * into).sum(), (x, inner.codes))
+    torch.manual_seed(2)
+    frames = x.squeeze(2)
+    first = F.interpolate(inner(F.avg_pool2d(frames, 2).unsqueeze(2)).z.squeeze(2), (4, 4), mode="bilinear")
+    z = first + inner((frames - first).unsqueeze(2)).z.squeeze(2)
+    theirs = torch.autograd.grad((z * into.squeeze(2)).sum(), (x, inner.codes))
     torch.testing.assert_close(ours, theirs)
 
 
@@ -174,6 +233,7 @@ def test_half_precision_logits_are_treated_in_full() -> None:
     ("options", "sentence"),
     [
         ({"codes": 1}, "gumbel needs codes of at least 2"),
+        ({"logits": "distances"}, "Did you mean 'distance'"),
         ({"mode": "relax"}, "Did you mean 'relaxed'"),
         ({"schedule": "cosin"}, "Did you mean 'cosine'"),
         ({"temperature_end": 0.0}, "temperatures are above 0"),

@@ -1,15 +1,17 @@
-"""``vidgen list``: every name with what it is, read from files; no part is imported."""
+"""``vidgen list``: every name with what it is, read from files; no part is imported, but for ``--pairs``, which asks quantizers."""
 
 from __future__ import annotations
 
 import ast
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from vidgen.config import GROUPS, config_dir, describe, load, names, preset_names
 from vidgen.errors import UserError
+from vidgen.latents import LatentSpec
 from vidgen.registry import KINDS, files, parts, unknown
-from vidgen.routes import kind, route
+from vidgen.routes import fitted, pair, spec_of
 
 FLAGS = ("--pairs", "--json")
 
@@ -26,7 +28,11 @@ def run(words: Sequence[str]) -> None:
             raise UserError(f"{unknown('flag', flag, FLAGS)} See: vidgen list --help")
     if len(wanted) > 1:
         raise UserError(f"vidgen list takes one kind, not {len(wanted)}: {', '.join(wanted)}. See: vidgen list --help")
-    tables = pairs() if "--pairs" in flags else {title: table(title) for title in _titles(wanted)}
+    if "--pairs" in flags:
+        rows = pairs()
+        print(json.dumps(rows, indent=2) if "--json" in flags else _columns(together(rows)))
+        return
+    tables = {title: table(title) for title in _titles(wanted)}
     print(json.dumps(tables, indent=2) if "--json" in flags else "\n\n".join(map(_text, tables, tables.values())))
 
 
@@ -59,17 +65,38 @@ def _first_sentence(title: str, name: str) -> str:
     return docstring.partition("\n")[0]
 
 
-def pairs() -> dict[str, dict[str, str]]:
-    """For each tokenizer and generator, what the generator does with the tokenizer's latents."""
-    return {
-        tokenizer: {generator: _route(tokenizer, generator) for generator in names("generators")}
-        for tokenizer in names("tokenizers")
-    }
+def pairs() -> list[dict[str, str]]:
+    """For each tokenizer and generator: the layout of the tokens, their head, and what the generator does with the latents."""
+    generators = {name: load("generator", name) for name in names("generators")}
+    rows = []
+    for tokenizer in names("tokenizers"):
+        recipe = load("tokenizer", tokenizer)
+        specs: dict[str, LatentSpec] = {}
+        for name, generator in generators.items():
+            own = fitted(recipe, generator["name"])
+            spec = specs[str(own)] if str(own) in specs else specs.setdefault(str(own), spec_of(own))
+            told = asdict(pair(spec, generator))
+            if own != recipe:
+                told["route"] += "; fit trains the tokenizer with scales"
+            rows.append({"tokenizer": tokenizer, "generator": name, **told})
+    return rows
 
 
-def _route(tokenizer: str, generator: str) -> str:
-    latents = kind(load("tokenizer", tokenizer))
-    return route(load("generator", generator)["name"], latents) if latents else "told when built"
+def together(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The rows of :func:`pairs` with generators that do the same with a tokenizer, such as sizes of one kind, in one row."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        found.setdefault((row["tokenizer"], row["layout"], row["head"], row["route"]), []).append(row["generator"])
+    return [
+        {"tokenizer": tokenizer, "generator": ", ".join(generators), "layout": layout, "head": head, "route": route}
+        for (tokenizer, layout, head, route), generators in found.items()
+    ]
+
+
+def _columns(rows: Sequence[Mapping[str, str]]) -> str:
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def _text(title: str, rows: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from vidgen.data.batches import ClipBatches, Order, to_video
 from vidgen.errors import UserError
 from vidgen.latents import Condition
 from vidgen.registry import build
-from vidgen.routes import route
+from vidgen.routes import fitted, pair
 from vidgen.runs import check_writable, find_run, follow, run_folders
 from vidgen.samplers.noise import key
 from vidgen.training import loop
@@ -49,6 +49,7 @@ class Plan:
         init: the model that ``init`` names.
         tokenizer: as it is before training.
         generator: likewise, bound to that tokenizer; None where none is trained.
+        wrapped: whether the tokenizer is trained with scales because the generator goes from coarse to fine: its config says how.
         fingerprint: of all that decides the result: two runs with the same one are the same run.
         tokenizer_fingerprint: of all that decides the tokenizer's weights.
         resumed: the unfinished run that is gone on with, locked.
@@ -74,6 +75,9 @@ class Plan:
             )  # the model refers to it from anywhere
         self.init = hub.load(config["init"]) if config["init"] else None
         self.given = self._given()
+        own = config["tokenizer"] if self.given else fitted(config["tokenizer"], config["generator"]["name"])
+        self.wrapped = own != config["tokenizer"]
+        config["tokenizer"] = own
         self.tokenizer = self.fresh_tokenizer()
         self._check_size()
         self.data = build("data", config["data"])
@@ -82,7 +86,7 @@ class Plan:
         self.generator = self.fresh_generator(self.tokenizer) if "generator" in self.names else None
         if self.generator is not None:
             self._check_clips()
-        self.route = route(config["generator"]["name"], self.tokenizer.spec.kind)
+        self.route = self._route()
         self.fingerprint, self.tokenizer_fingerprint = self._fingerprints()
         self.resumed = find_run(self.root, self.fingerprint, config["resume"])
         known = self.resumed.state.get("precision") if self.resumed else None
@@ -161,6 +165,13 @@ class Plan:
             lines["init"] = f"weights of {self.config['init']}"
         lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads"
         return lines
+
+    def _route(self) -> str:
+        """What the generator does with the latents, by which head, and what that asks of the tokenizer."""
+        told = pair(self.tokenizer.spec, self.config["generator"])
+        head = "" if told.head == "-" else f", {told.head} head"
+        scales = f"; {self.names['tokenizer']} is trained with {told.layout}" if self.wrapped else ""
+        return f"{told.route}{head}{scales}"
 
     def _work(self, stage: str, part: torch.nn.Module) -> str:
         training = self.training(stage)

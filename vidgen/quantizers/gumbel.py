@@ -13,7 +13,10 @@ Where accounts differ, and what this does:
   Here encoding is deterministic: the most likely code, or, only if ``soft`` is chosen, the mixture.
 - *The divergence's weight.* DALL-E's grows to 6.6 beside a sum over pixels; the taming quantizer says 5e-4 while the model
   around it sets 1e-8; many do without, which is ``kl_start=0 kl_end=0``. Here it is averaged over cells and is 5e-4, constant.
-- *The logits.* Others map the encoder's channels to K logits by a 1x1 convolution; here K are what the encoder emits.
+- *The logits.* Others map the encoder's channels to K logits by a 1x1 convolution; here K are what the encoder emits. Or
+  (``logits=distance``) the encoder emits a vector as wide as a code, and the logits are its negative squared distances to the
+  codes: Takida et al., "SQ-VAE" (2022), section 3.2, whose 1 / (2 sigma^2) is ``scale``, fixed here and learned there. The
+  bottleneck can then code what is left of a vector, so that it can be one scale of a ``pyramid`` or one stage of ``residual``.
 """
 
 from __future__ import annotations
@@ -31,12 +34,13 @@ from vidgen.protocols import Quantized
 from vidgen.registry import unknown
 
 KIND = "ids"
+LOGITS = ("encoder", "distance")
 MODES = ("straight_through", "relaxed", "soft")
 SCHEDULES = ("exponential", "cosine", "linear")
 
 
 class Gumbel(nn.Module):
-    """A categorical bottleneck; h is z, and ids have L = 1.
+    """A categorical bottleneck; h is z, or with logits by distance what the encoder gave, and ids have L = 1.
 
     In mode ``soft``, z and h are mixtures of codes, in use as in training (there with noise), and ids, the most likely codes, are
     an approximation of them: ``embed(ids)`` is not z. ``project`` gives the nearest code, whatever the mode, so its law holds
@@ -44,10 +48,11 @@ class Gumbel(nn.Module):
     single codes, which the decoder has rarely seen.
 
     Args:
-        codes: K, the vocabulary, and the encoder's channels; at least 2.
-        channels: of a code.
-        scale: what the encoder's outputs are multiplied by to be logits. To stand out among K codes and their noise, one
-            must be about log K ahead; from outputs around 1 that is a long way.
+        codes: K, the vocabulary, at least 2; the encoder's channels too, where it gives the logits.
+        channels: of a code; the encoder's too, where logits are distances.
+        logits: ``encoder``: what the encoder emits; ``distance``: the nearer a code is to what it emits, the likelier.
+        scale: what the encoder's outputs, or the negative squared distances, are multiplied by to be logits. To stand out among
+            K codes and their noise, one must be about log K ahead; from outputs around 1 that is a long way.
         mode: ``straight_through``, ``relaxed`` or ``soft``; see above and the module.
         temperature_start: of the softmax over the noisy logits, at the start of training.
         temperature_end: and at its end.
@@ -61,6 +66,8 @@ class Gumbel(nn.Module):
 
     stages = 1
     scales = clip = None
+    relaxed = True
+    """A training sample has a gradient of its own: what stacks this quantizer passes none straight through it."""
 
     temperature: Tensor
 
@@ -69,6 +76,7 @@ class Gumbel(nn.Module):
         *,
         codes: int = 1024,
         channels: int = 8,
+        logits: str = "encoder",
         scale: float = 1.0,
         mode: str = "straight_through",
         temperature_start: float = 1.0,
@@ -79,14 +87,16 @@ class Gumbel(nn.Module):
     ) -> None:
         super().__init__()
         check_table("gumbel", codes, channels)
+        if logits not in LOGITS:
+            raise unknown("kind of gumbel's logits", logits, LOGITS)
         if mode not in MODES:
             raise unknown("mode of gumbel", mode, MODES)
         if schedule not in SCHEDULES:
             raise unknown("schedule of gumbel's temperature", schedule, SCHEDULES)
         if min(temperature_start, temperature_end) <= 0:
             raise UserError(f"gumbel's temperatures are above 0; got {temperature_start} and {temperature_end}.")
-        self.in_channels, self.channels = codes, channels
-        self.levels = (codes,)
+        self.in_channels, self.channels = channels if logits == "distance" else codes, channels
+        self.levels, self.logits = (codes,), logits
         self.scale, self.mode, self.schedule = scale, mode, schedule
         self.temperatures, self.kl = (temperature_start, temperature_end), (kl_start, kl_end)
         self.codes = nn.Parameter(torch.randn(codes, channels))
@@ -95,10 +105,10 @@ class Gumbel(nn.Module):
         self.kl_weight = kl_start
 
     def forward(self, x: Tensor) -> Quantized:
-        """Logits, but for their scale, (B, K, t, h, w) -> z (B, channels, t, h, w), ids (B, N, 1), the sample's in training."""
+        """(B, in_channels, t, h, w) -> z (B, channels, t, h, w), ids (B, N, 1), the sample's in training."""
         x = x.to(self.codes.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.scale * rows_of(x)
+            logits = self._logits(rows_of(x))
             shares = self._shares(logits)
             ids = (logits if shares is None else shares).max(dim=1).indices
             if shares is None:
@@ -110,7 +120,8 @@ class Gumbel(nn.Module):
                 rows = shares @ self.codes
             z = cells_of(rows, x)
             losses = {"kl": self.kl_weight * kl_from_uniform(logits)} if self.training and self.kl_weight else {}
-        return Quantized(z=z, h=z.detach(), ids=ids.view(len(x), -1, 1), losses=losses)
+        h = x if self.logits == "distance" else z
+        return Quantized(z=z, h=h.detach(), ids=ids.view(len(x), -1, 1), losses=losses)
 
     def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
         """(B, N, 1) of 0 to K - 1 -> their codes (B, channels, t, h, w)."""
@@ -134,6 +145,13 @@ class Gumbel(nn.Module):
             share = progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
             self.temperature.fill_(start + (end - start) * share)
         self.kl_weight = self.kl[0] + (self.kl[1] - self.kl[0]) * progress
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        """(N, K) from what the encoder emitted (N, in_channels)."""
+        if self.logits == "encoder":
+            return self.scale * rows
+        products = torch.addmm(self.codes.square().sum(dim=1), rows, self.codes.T, alpha=-2)
+        return -self.scale * (rows.square().sum(dim=1, keepdim=True) + products)
 
     def _shares(self, logits: Tensor) -> Tensor | None:
         """How much of each code a cell takes (N, K), a relaxed sample in training; None where it is all of the most likely."""

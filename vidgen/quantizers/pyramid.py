@@ -55,6 +55,9 @@ class Pyramid(nn.Module):
     and dead codes restart in each scale by its share of cells. Scale by scale, they would all restart in the coarsest, as it
     comes first. They start from the scales of the unquantized pyramid of the first training batch.
 
+    *Relaxed quantizers* (gumbel, with ``logits=distance``) draw codes in training, and each sample brings a gradient of its own,
+    which then takes the place of the straight-through one: it goes down the scales as their sum does.
+
     *Bounded quantizers* (bsq, fsq) bound the whole once, and the scales share out what comes of it; as in ``residual``, they have
     ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
 
@@ -106,7 +109,7 @@ class Pyramid(nn.Module):
         if inner.in_channels != inner.channels or inner.scales is not None:
             raise UserError(
                 "pyramid needs a quantizer of one scale with codes as wide as its input (vq, simvq, lfq, bsq, fsq, residual, "
-                f"or kl with weight 0 for none), and '{quantizer['name']}' is not one."
+                f"gumbel with logits=distance, or kl with weight 0 for none), and '{quantizer['name']}' is not one."
             )
         self.in_channels = self.channels = inner.channels
         self.levels, self.stages, self.clip = inner.levels, inner.stages, clip or None
@@ -131,9 +134,10 @@ class Pyramid(nn.Module):
             target = self._bounded(x)
             if self.training and not self.started:
                 self._start(target.detach())
-            steps = self._down(target)
+            relaxed = self.training and getattr(self.quantizer, "relaxed", False)
+            steps = self._down(target, relaxed=relaxed)
             losses = self._losses(target, steps) if self.training else {}
-            z = steps[-1].z.detach() + (target - target.detach())
+            z = steps[-1].z if relaxed else steps[-1].z.detach() + (target - target.detach())
         return Quantized(z=z, h=x.detach(), ids=_ids(steps), losses=losses)
 
     def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
@@ -191,17 +195,22 @@ class Pyramid(nn.Module):
         """Tells the inner quantizer's schedules; ``progress`` in [0, 1]."""
         self.quantizer.anneal(progress)
 
-    def _down(self, x: Tensor, flip: float = 0.0, generator: torch.Generator | None = None) -> list[Scale]:
-        """Scale after scale. ``x`` has its gradient in the residues; phi, gains and codes have theirs in the sums."""
+    def _down(
+        self, x: Tensor, flip: float = 0.0, generator: torch.Generator | None = None, *, relaxed: bool = False
+    ) -> list[Scale]:
+        """Scale after scale. ``x`` has its gradient in the residues; phi, gains and codes have theirs in the sums.
+
+        With ``relaxed`` codes are training samples of the inner quantizer, through which ``x`` has a gradient in the sums too.
+        """
         inner, full = self.quantizer, _grid(x)
         z = torch.zeros_like(x)
         steps: list[Scale] = []
         for scale, grid in enumerate(scale_grids(full, self.scales)):
-            residue = area_down(x - z.detach(), grid) / self._gain(scale, x).detach()
-            with torch.no_grad():
-                code = getattr(inner, "quantize", inner.project)(residue)
+            residue = area_down(x - (z if relaxed else z.detach()), grid) / self._gain(scale, x).detach()
+            with torch.set_grad_enabled(relaxed):
+                code = inner(residue) if relaxed else getattr(inner, "quantize", inner.project)(residue)
             sent = code.z
-            if code.ids is not None:
+            if code.ids is not None and not relaxed:
                 wrong = flip if scale < len(self.scales) - 1 else 0.0
                 sent = inner.embed(_flipped(code.ids, wrong, generator) if wrong else code.ids, (grid,))
             z = z + self._up(sent, scale, full)

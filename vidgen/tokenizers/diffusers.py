@@ -28,6 +28,8 @@ from vidgen.quantizers.fsq import FSQ
 from vidgen.quantizers.kl import KL
 from vidgen.tokenizers.autoencoder import Autoencoder
 
+KIND = "continuous"  # but for FSQ models of VidTok, whose ids are
+
 SIZE = 64
 """Height and width of the frames with which strides are found; a multiple of every stride in use."""
 
