@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from vidgen import Latent, LatentSpec, UserError
+from vidgen import Condition, Latent, LatentSpec, UserError
 from vidgen.latents import joint_ids, split_ids
 
 CAUSAL = LatentSpec(channels=3, stride=(4, 8, 8), causal=True, levels=(2,) * 5)
@@ -115,7 +115,7 @@ def test_bits_per_pixel() -> None:
 
 def latent_of(spec: LatentSpec, shape: tuple[int, int, int], start: int = 0, batch: int = 2) -> Latent:
     grids = spec.grids(shape, start)
-    fields = {name: torch.randn(batch, spec.channels, *grids[-1]) for name in ("z", "h", "logvar")}
+    fields = {name: torch.randn(batch, spec.channels, *spec.grid(shape, start)) for name in ("z", "h", "logvar")}
     tokens = spec.num_tokens(shape, start)
     ids = torch.stack([torch.randint(level, (batch, tokens)) for level in spec.levels or ()], dim=-1) if spec.levels else None
     return Latent(spec=spec, grids=grids, num_frames=shape[0], start=start, ids=ids, **fields)
@@ -165,9 +165,19 @@ def test_cells_outside_are_refused(first: int, last: int) -> None:
         latent_of(CAUSAL, (17, 16, 16)).cells(first, last)
 
 
-def test_a_growing_pyramid_has_no_cells_to_cut() -> None:
-    with pytest.raises(UserError, match="cut whole clips"):
-        latent_of(GROWING, (17, 8, 8)).cells(0, 2)
+def test_a_growing_pyramid_is_cut_between_clips() -> None:
+    """20 frames are cell 0, two clips of 2 cells, and one of a single cell."""
+    whole = latent_of(GROWING, (20, 8, 8))
+    edges = [0, 1, 3, 5, 6]
+    parts = [whole.cells(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    for part in parts:
+        assert part.grids == GROWING.grids((part.num_frames, 8, 8), part.start)
+        assert part.ids.shape[1] == sum(math.prod(grid) for grid in part.grids)
+        assert part.z.shape[2] == GROWING.cells(part.num_frames, part.start)
+    again = Latent.cat(parts)
+    assert torch.equal(again.ids, whole.ids) and torch.equal(again.z, whole.z) and again.grids == whole.grids
+    with pytest.raises(UserError, match=r"which begin at \[0, 1, 3, 5\]"):
+        whole.cells(0, 2)
 
 
 def test_cat_refuses_gaps_and_partly_filled_cells() -> None:
@@ -203,3 +213,18 @@ def test_joint_ids_of_large_vocabularies_do_not_overflow() -> None:
     ids = torch.ones(1, 3, 62, dtype=torch.int32)
     assert joint_ids(ids, levels).tolist() == [[2**62 - 1] * 3]
     assert torch.equal(split_ids(joint_ids(ids, levels), levels), ids.long())
+
+
+def test_a_window_of_a_condition_has_the_actions_of_its_frames() -> None:
+    actions = torch.arange(14).view(2, 7)
+    condition = Condition(label=torch.tensor([3, 4]), action=actions, negative=Condition(action=-actions))
+    part = condition.window(slice(2, 5))
+    assert torch.equal(part.action, actions[:, 2:5]) and torch.equal(part.negative.action, -actions[:, 2:5])
+    assert torch.equal(part.label, condition.label)
+    assert torch.equal(condition.window([0, 6]).action, actions[:, [0, 6]])
+
+
+def test_places_belong_to_the_window_and_not_to_a_clip() -> None:
+    condition = Condition(label=torch.tensor([3, 4]), places=(0, 4, 7))
+    assert condition[[1]].places == condition.to("cpu").places == (0, 4, 7)
+    assert Condition.cat([condition, Condition()], 2).places == (0, 4, 7)

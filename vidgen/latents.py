@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidgen.errors import UserError
@@ -194,25 +195,44 @@ class Latent:
     def cells(self, first: int, last: int) -> Latent:
         """The cells ``first`` to ``last`` (exclusive) along time, counted from this latent's own start, in every scale.
 
+        Of a pyramid that grows in time (``spec.clip``) whole clips are cut: cell 0 and each clip have scales of their own.
+
         Raises:
-            UserError: on an empty or reversed range, one beyond the end, or a pyramid that grows in time (``spec.clip``).
+            UserError: on an empty or reversed range, one beyond the end, or one that cuts a clip of ``spec.clip`` in two.
         """
         total = self._length
-        if self.spec.clip is not None:
-            raise UserError("A pyramid that grows in time has no cells of its own to cut; cut whole clips instead.")
         if not 0 <= first < last <= total:
             raise UserError(f"Cells {first} to {last} are not inside this latent's {total} cells.")
         cut = {name: getattr(self, name)[:, :, first:last] for name in ("z", "h", "logvar") if getattr(self, name) is not None}
-        if self.ids is not None:
-            cut["ids"] = self._join([scale[:, first:last] for scale in self.scale_ids()])
+        if self.spec.clip is not None:
+            own = self._clip_grids(first, last)
+            grids = self.grids[own]
+            if self.ids is not None:
+                begin = sum(math.prod(grid) for grid in self.grids[: own.start])
+                cut["ids"] = self.ids[:, begin : begin + sum(math.prod(grid) for grid in grids)]
+        else:
+            grids = tuple((last - first, *grid[1:]) for grid in self.grids)
+            if self.ids is not None:
+                cut["ids"] = self._join([scale[:, first:last] for scale in self.scale_ids()])
         before, after = self.spec.frames(first, self.start), self.spec.frames(last, self.start)
         return replace(
             self,
             **cut,
-            grids=tuple((last - first, *grid[1:]) for grid in self.grids),
+            grids=grids,
             num_frames=min(after, self.num_frames) - before,
             start=self.start + first,
         )
+
+    def _clip_grids(self, first: int, last: int) -> slice:
+        """Which of the grids are those of the clips that cells ``first`` to ``last`` are."""
+        assert self.spec.scales is not None
+        edges = [0, *accumulate(self.spec.pieces(self._length, self.start))]
+        if first not in edges or last not in edges:
+            raise UserError(
+                f"A pyramid that grows in time is cut between its clips, which begin at {edges[:-1]}, not at {first} or {last}."
+            )
+        scales = len(self.spec.scales)
+        return slice(edges.index(first) * scales, edges.index(last) * scales)
 
     @property
     def _length(self) -> int:
@@ -295,6 +315,8 @@ class Condition:
         frames: given frames that are not a prefix of the window, for cross-attention.
         frames_mask: (B, t): which cells of ``frames`` are given; the null has none. None: all of them.
         frames_at: where ``frames`` begins, in cells counted from the window's first, so that what was before is negative.
+        places: the absolute index of every cell of a window whose cells do not follow one another (hierarchical rollouts), for
+            generators with ``takes_places``; None: they do, from ``start`` on.
         negative: what guidance leads away from, in the place of no condition.
     """
 
@@ -306,6 +328,7 @@ class Condition:
     frames: Latent | None = None
     frames_mask: Tensor | None = None
     frames_at: int = 0
+    places: tuple[int, ...] | None = None
     negative: Condition | None = None
 
     @property
@@ -314,8 +337,8 @@ class Condition:
         return next((len(value) for value in self._said().values() if not isinstance(value, Condition)), None)
 
     def _said(self) -> dict[str, Any]:
-        """The fields that are there; ``frames_at`` is none of them."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "frames_at"}
+        """The fields that are there, clip by clip; ``frames_at`` and ``places`` are none of them."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("frames_at", "places")}
         return {name: value for name, value in values.items() if value is not None}
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Condition:
@@ -356,7 +379,13 @@ class Condition:
                 joined[name] = [text for value in values for text in (value or [""] * batch)]
             elif name in ("label", "action", "text"):
                 joined[name] = _cat_padded(values, batch, null=0 if name == "text" else -1)
-        return cls(**joined, frames_at=next((part.frames_at for part in parts if part.frames is not None), 0))
+        frames_at = next((part.frames_at for part in parts if part.frames is not None), 0)
+        return cls(**joined, frames_at=frames_at, places=next((part.places for part in parts if part.places is not None), None))
+
+    def window(self, frames: Sequence[int] | slice) -> Condition:
+        """What is said of some frames of the video, by their indices: of all fields ``action`` alone is told frame by frame."""
+        negative = None if self.negative is None else self.negative.window(frames)
+        return replace(self, action=None if self.action is None else self.action[:, frames], negative=negative)
 
     def _flags(self, name: str, shape: tuple[int, ...], like: Latent) -> Tensor:
         """The mask of ``known`` or ``frames``: all where it has none, nothing where that latent is not there."""

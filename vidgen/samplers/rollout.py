@@ -161,7 +161,7 @@ def schedule(name: str, cells: int, *, window: int, overlap: int, given: Collect
         if window == 1:
             raise UserError(f"A window of 1 cell observes nothing, so it makes no video of {cells} cells.")
         raise UserError(
-            f"rollout.overlap={overlap} is not from 1 to {window - 1}: of {window} cells a window observes some and makes the others."
+            f"rollout.overlap={overlap} is not from 1 to {window - 1}: a window of {window} cells observes some of them."
         )
     step = max(1, window - overlap)
     return list(SCHEDULES[name](cells, window, step, sorted(set(given))))
@@ -242,7 +242,7 @@ def _every(place: int, every: int, cells: int, done: Collection[int], count: int
 
 
 def _between(wanted: Sequence[int], window: int, step: int, cells: int, done: Collection[int]) -> Stage:
-    """The first of the ``wanted`` cells, at most ``step``, that leave room for what is done between them and one cell each side."""
+    """The first of the ``wanted`` cells, at most ``step``, that leave room for what is done between them and on both sides."""
     for size in range(step, 0, -1):
         generated = wanted[:size]
         inside = [cell for cell in range(generated[0], generated[-1]) if cell in done]
