@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidgen.nn import attention
-from vidgen.nn.attention import attend_window
+from vidgen.nn.attention import attend, attend_blocks, attend_window
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, window: int, tokens: int) -> Tensor:
@@ -69,3 +69,45 @@ def test_no_product_grows_with_the_length(tokens: int, monkeypatch: pytest.Monke
         assert attend_window(q, q, q, 5, tokens).shape == q.shape
         largest.append(max(sizes))
     assert largest[0] == largest[1] < (200 * tokens) ** 2 / 4
+
+
+def blocks_mask(sizes: tuple[int, ...], past: int) -> Tensor:
+    """(N, past + N): True where a key is of the query's block or one before, or was there before all of them."""
+    block = [-1] * past + [index for index, size in enumerate(sizes) for _ in range(size)]
+    return torch.tensor([[key <= query for key in block] for query in block[past:]])
+
+
+@pytest.mark.parametrize("short", [512, 2], ids=["plain", "fused"])
+@pytest.mark.parametrize("past", [0, 3])
+@pytest.mark.parametrize("sizes", [(1, 4, 9), (1,) * 7, (5, 1, 1, 1, 2, 2, 1), (6,), (1,)])
+def test_blocks_are_dense_attention_under_a_mask(
+    sizes: tuple[int, ...], past: int, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", short)
+    q = torch.randn(2, 2, sum(sizes), 4, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, past + sum(sizes), 4, dtype=torch.float64)
+    scores = (q @ k.mT / 2).masked_fill(~blocks_mask(sizes, past), -math.inf)
+    torch.testing.assert_close(attend_blocks(q, k, v, sizes), scores.softmax(-1) @ v)
+    torch.testing.assert_close(attend(q, k, v, blocks_mask(sizes, past)), scores.softmax(-1) @ v)
+
+
+def test_blocks_need_no_mask_unless_they_are_single_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[Tensor | None] = []
+    plain = attention.attend
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        masks.append(mask)
+        return plain(q, k, v, mask)
+
+    monkeypatch.setattr(attention, "attend", watched)
+    q = torch.randn(1, 1, 14, 2)
+    attend_blocks(q, q, q, (1, 4, 9))
+    assert masks == [None, None, None]
+    attend_blocks(q, q, q, (1,) * 14)
+    assert len(masks) == 4 and masks[3] is not None and masks[3].shape == (14, 14)
+
+
+def test_blocks_of_another_number_of_tokens_are_refused() -> None:
+    q = torch.randn(1, 1, 5, 2)
+    with pytest.raises(ValueError, match=r"\(1, 3\) tokens are 4 together, and there are 5"):
+        attend_blocks(q, q, q, (1, 3))
