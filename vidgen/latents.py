@@ -235,6 +235,11 @@ class Latent:
         return slice(edges.index(first) * scales, edges.index(last) * scales)
 
     @property
+    def full_grid(self) -> Shape:
+        """The full grid (t, h, w), all clips of a pyramid together."""
+        return (self._length, *self.grids[-1][1:])
+
+    @property
     def _length(self) -> int:
         """Cells along time, those of all clips together."""
         scales = len(self.spec.scales or (1,))
@@ -391,11 +396,11 @@ class Condition:
         """The mask of ``known`` or ``frames``: all where it has none, nothing where that latent is not there."""
         import torch
 
-        mask: Tensor | None = getattr(self, f"{name}_mask")
-        if mask is not None:
+        there, mask = getattr(self, name) is not None, getattr(self, f"{name}_mask")
+        if there and mask is not None:
             return mask
         device = next(iter(like.tensors().values())).device
-        return torch.full(shape, getattr(self, name) is not None, device=device)
+        return torch.full(shape, there, device=device)
 
 
 def _some_of(values: list[str], index: slice | Sequence[int] | Tensor) -> list[str]:

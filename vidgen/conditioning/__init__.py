@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vidgen.conditioning.base import Part
-from vidgen.errors import UserError
+from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent
 from vidgen.nn.attention import Context
 from vidgen.protocols import LatentSpace
 from vidgen.registry import build, taken
+from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
 
 __all__ = ["Conditioner", "Part"]
 
@@ -123,7 +124,7 @@ class Conditioner(nn.Module):
         for part in self.parts.values():
             value = getattr(condition, part.field)
             if value is not None and part.dropout:
-                device = value.device if isinstance(value, Tensor) else self._here.device
+                device = self._here.device if isinstance(value, list | Latent) else value.device
                 condition = part.silence(condition, torch.rand(len(value), device=device) < part.dropout)
         return condition
 
@@ -135,6 +136,51 @@ class Conditioner(nn.Module):
         chosen = self.names if names is None else names
         silent: dict[str, Any] = {self.parts[name].field: None for name in chosen}
         return replace(condition or Condition(), **silent)
+
+    def guide(
+        self,
+        condition: Condition | None,
+        batch: int,
+        *,
+        scale: float | Mapping[str, float],
+        interval: tuple[float, float] = (0.0, 1.0),
+        schedule: Schedule = "constant",
+    ) -> Guidance:
+        """The guidance of one sampling of ``batch`` clips.
+
+        Args:
+            condition: what the samples are told; its ``negative`` takes the place of the nulls that guidance leads away from.
+            batch: clips.
+            scale: of all that they are told together, or of each part by its name: these are guided one after another in that
+                order, after those that are not named, which are not guided.
+            interval: see :func:`vidgen.samplers.guidance.guidance_weight`.
+            schedule: likewise.
+
+        Raises:
+            UserError: on an unknown part or schedule, or an interval that is none.
+        """
+        check_guidance(interval, schedule)
+        full = condition or Condition()
+        if isinstance(scale, Mapping):
+            for name in scale:
+                if name not in self.parts:
+                    raise UserError(f"This model has no condition '{name}' to be guided by.{did_you_mean(name, self.names)}")
+            named: list[tuple[tuple[str, ...], float]] = [((name,), float(value)) for name, value in scale.items()]
+        else:
+            named = [(self.names, float(scale))]
+        away = full.negative or Condition()
+        steps = [(names, value) for names, value in named if value != 1 and self._differ(full, away, names)]
+        branches = [replace(full, negative=None)]
+        for names, _ in reversed(steps):
+            nulls: dict[str, Any] = {self.parts[name].field: getattr(away, self.parts[name].field) for name in names}
+            branches.insert(0, replace(branches[0], **nulls))
+        scales = tuple(value for _, value in steps)
+        return Guidance(branches=tuple(branches), scales=scales, batch=batch, interval=interval, schedule=schedule)
+
+    def _differ(self, one: Condition, other: Condition, names: Iterable[str]) -> bool:
+        """Whether one of the parts hears something else from ``one`` than from ``other``."""
+        fields = (self.parts[name].field for name in names)
+        return any(getattr(one, field) is not getattr(other, field) for field in fields)
 
     def draw_known(self, latent: Latent, condition: Condition | None) -> Condition | None:
         """In training: with the part ``frames``, the clips' own cells as given ones, by the tasks that it draws."""

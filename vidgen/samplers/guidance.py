@@ -1,13 +1,112 @@
-"""Classifier-free guidance."""
+"""Classifier-free guidance: how predictions under more and under fewer conditions are joined, and how strongly at each step."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 from torch import Tensor
 
+from vidgen.errors import UserError, did_you_mean
+from vidgen.latents import Condition
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """``u + scale * (c - u)`` on every channel (Ho and Salimans, 2022).
 
     DiT's released code guides three channels only; here all are guided. Scale 1 is the conditional prediction itself.
     """
     return unconditional + scale * (conditional - unconditional)
+
+
+def guide_chain(predictions: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Separate scales for separate conditions: ``p_0 + sum_k s_k (p_k - p_(k-1))``, p_k knowing one condition more than p_(k-1).
+
+    After Brooks et al., "InstructPix2Pix" (2023), equation 3, for any number of conditions. Equal scales are :func:`guide`
+    between the last and the first; scales of 1 are the last prediction.
+    """
+    total = predictions[0]
+    for more, fewer, scale in zip(predictions[1:], predictions, scales, strict=False):
+        total = total + scale * (more - fewer)
+    return total
+
+
+def guidance_weight(
+    scale: float, progress: float, interval: tuple[float, float] = (0.0, 1.0), schedule: Schedule = "constant"
+) -> float:
+    """The scale of guidance at a ``progress`` of sampling, 0 at its first step and 1 at its last; 1 is none.
+
+    Args:
+        scale: the largest.
+        progress: how far sampling has come.
+        interval: the part of sampling that is guided, its ends included (Kynkaanniemi et al., 2024, whose interval is of noise
+            levels).
+        schedule: ``constant``; ``linear``, which rises from 1 to ``scale`` over the whole of sampling, as in Muse and VAR; or
+            ``cosine``, which does so along half a cosine.
+    """
+    if not interval[0] <= progress <= interval[1]:
+        return 1.0
+    rise = {"constant": 1.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}[schedule]
+    return 1 + (scale - 1) * rise
+
+
+def check_guidance(interval: Sequence[float], schedule: str) -> None:
+    """Sees that the options of guidance are ones there are.
+
+    Raises:
+        UserError: naming what is right.
+    """
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        raise UserError(f"guidance_interval={list(interval)} is no part of the sampling; give [first,last] within [0,1].")
+    if schedule not in get_args(Schedule):
+        hint = did_you_mean(schedule, get_args(Schedule))
+        raise UserError(f"There is no guidance_schedule '{schedule}'.{hint} Use {', '.join(get_args(Schedule))}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """The guidance of one sampling: made by :meth:`vidgen.conditioning.Conditioner.guide`, used at every step.
+
+    A network runs once a step on all branches as one batch, branch after branch, and where the weights are 1 on the last alone:
+
+        condition, copies = guidance.at(progress)
+        out = guidance.join(network(x.repeat(copies, ...), condition), progress)
+
+    Attributes:
+        branches: conditions of ``batch`` clips each, from the fewest to all.
+        scales: one a step from a branch to the next.
+        batch: clips.
+        interval: as in :func:`guidance_weight`.
+        schedule: likewise.
+    """
+
+    branches: tuple[Condition, ...]
+    scales: tuple[float, ...]
+    batch: int
+    interval: tuple[float, float] = (0.0, 1.0)
+    schedule: Schedule = "constant"
+
+    def weights(self, progress: float) -> tuple[float, ...]:
+        """The scales at ``progress``; empty where nothing is guided there."""
+        found = tuple(guidance_weight(scale, progress, self.interval, self.schedule) for scale in self.scales)
+        return found if any(weight != 1 for weight in found) else ()
+
+    def at(self, progress: float) -> tuple[Condition, int]:
+        """The condition of the batch that the network runs on at ``progress``, and how many copies of the clips that is."""
+        if not self.weights(progress):
+            return self.branches[-1], 1
+        return self.stacked, len(self.branches)
+
+    @property
+    def stacked(self) -> Condition:
+        """All branches as the condition of one batch, branch after branch."""
+        return Condition.cat(self.branches, self.batch)
+
+    def join(self, predictions: Tensor, progress: float) -> Tensor:
+        """The guided prediction from those of all copies."""
+        weights = self.weights(progress)
+        return guide_chain(predictions.chunk(len(self.branches)), weights) if weights else predictions
