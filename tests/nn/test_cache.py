@@ -34,7 +34,13 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stepwise(
-    trunk: Trunk, parts: Sequence[int], x: Tensor, c: Tensor, positions: Tensor, context: Context | None = None, within: bool = False
+    trunk: Trunk,
+    parts: Sequence[int],
+    x: Tensor,
+    c: Tensor,
+    positions: Tensor,
+    context: Context | None = None,
+    within: bool = False,
 ) -> Tensor:
     """The tokens part by part through a cache; each part is one block, or ``within`` it blocks of one token."""
     cache = KVCache(trunk, len(x), TOKENS)
