@@ -1,0 +1,443 @@
+"""``ar``: one token after another, each predicted from all that come before it, whose keys and values are kept.
+
+Sources: Yan et al., "VideoGPT" (2021), for autoregression over the tokens of a video; Li et al., "Autoregressive Image Generation
+without Vector Quantization" (2024), for continuous tokens by a small generative head, here a flow; Yu et al., "Randomized
+Autoregressive Visual Generation" (2024), for telling the network where the token lies that it is to predict; Kondratyuk et al.,
+"VideoPoet" (2023), for a given part of the video as a prefix that sees itself in both directions.
+
+The input at the place of a token is the embedding of the token before it in the order of generation, with where that one lies as
+seen from here (a displacement, in the sinusoids of the rotary embedding); the rotary position is the predicted token's own. So
+the network always knows which token it predicts, and any order will do.
+
+Deviations from VideoGPT: token embeddings are learned and not the codebook's vectors; positions are rotary and not tables, so any
+length and size will do; attention is to all tokens, or a window, and not strided; no dropout. Its other options are here in
+general form: conditional norms are the trunk's adaLN, and attention to given frames is the conditioning part ``frames``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidgen.conditioning import Conditioner
+from vidgen.errors import UserError, did_you_mean
+from vidgen.heads import build_head
+from vidgen.latents import Condition, Latent, Losses, Shape
+from vidgen.nn.attention import Context
+from vidgen.nn.cache import KVCache
+from vidgen.nn.layout import from_tokens, to_tokens, token_layout
+from vidgen.nn.rope import rotary_table
+from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order, known_tokens
+from vidgen.nn.trunk import FinalNorm, Trunk
+from vidgen.protocols import LatentSpace
+from vidgen.samplers.noise import sample_uniform
+
+ROUTES = {
+    "continuous": "standardised latents, one cell after another",
+    "bits": "the bits of one cell after another",
+    "ids": "one id after another",
+}
+
+
+class AR(nn.Module):
+    """A generator: :class:`vidgen.protocols.Generator`.
+
+    *Known cells* come first, as tokens that see each other and are seen by all others; the rest follows in order. A model that is
+    not trained with them still goes on where given cells end: where they are what the order begins with, they count as
+    generated before.
+
+    Args:
+        space: the tokenizer's latent space, kept as a plain reference.
+        num_classes: labels the data has; 0 for none.
+        num_actions: actions the data has; 0 for none.
+        vocabulary: words of the data's captions.
+        width: channels of a token.
+        depth: blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward layers over ``width``.
+        rope_theta: the rotary embedding's longest period over 2 pi, in cells.
+        order: of generation, ``raster``, ``frames``, ``columns`` or ``snake`` (:func:`vidgen.nn.sequence.generation_order`).
+        time_window: cells of time that a token sees, its own included, in training as in sampling, where older ones leave the
+            cache; known cells are always seen, but for those that count as generated. 0: all.
+        top_k: sample among so many of the most likely; 0: among all.
+        top_p: sample among the most likely that hold this much of the probability.
+        conditioning: what it is told, by part (:class:`vidgen.conditioning.Conditioner`).
+        head: the likelihood of a token (:func:`vidgen.heads.build_head`).
+        guidance_scale: 1 is no guidance, and costs one forward a token.
+        guidance_interval: the part of sampling's progress, within 0 and 1, in which there is guidance.
+        guidance_schedule: how its strength goes over that progress: ``constant``, ``linear`` or ``cosine``.
+        checkpoint: trade time for memory in training (:class:`vidgen.nn.trunk.Trunk`).
+
+    Raises:
+        UserError: on a word that it does not know, and on values that do not go together.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: LatentSpace,
+        num_classes: int = 0,
+        num_actions: int = 0,
+        vocabulary: Sequence[str] = (),
+        conditioning: Mapping[str, Mapping[str, Any]],
+        head: Mapping[str, Any],
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        rope_theta: float = 10000.0,
+        order: Literal["raster", "frames", "columns", "snake"] = "raster",
+        time_window: int = 0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.spec = space.spec if space.spec.levels is not None else replace(space.spec, scales=None, clip=None)
+        self.order, self.time_window, self.top_k, self.top_p, self.rope_theta = order, time_window, top_k, top_p, rope_theta
+        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
+        self._check_options()
+        self.wants = ("h", "logvar") if self.spec.levels is None else ("ids",)
+        self.conditioner = Conditioner(
+            conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+        )
+        self.draws_known = any(hasattr(part, "draw") for part in self.conditioner.parts.values())
+        self.head = build_head(head, space=space, width=width)
+        self.trunk = Trunk(
+            width=width,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            context=self.conditioner.needs_context,
+            checkpoint=checkpoint,
+        )
+        self.norm = FinalNorm(width)
+        self.begin = nn.Parameter(0.02 * torch.randn(width))
+        self.step = nn.Linear(self.trunk.head_dim, width, bias=False)
+        scales = len(self.spec.scales or (1,))
+        self.scale, self.scale_before = (nn.Embedding(scales, width) if scales > 1 else None for _ in range(2))
+        self.opening = nn.Parameter(0.02 * torch.randn(width)) if self.spec.causal else None
+        for layer in (self.step, self.scale, self.scale_before):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.02)
+
+    def _check_options(self) -> None:
+        if self.order not in ORDERS:
+            raise UserError(f"ar knows no order '{self.order}'.{did_you_mean(self.order, ORDERS)} Use {', '.join(ORDERS)}.")
+        if self.time_window < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            given = f"time_window={self.time_window}, top_k={self.top_k}, top_p={self.top_p:g}"
+            raise UserError(f"ar's time_window and top_k are 0 or more, and top_p is above 0 and at most 1; this is {given}.")
+        if self.time_window and (self.spec.clip is not None or self.order == "columns"):
+            what = "columns" if self.order == "columns" else "a pyramid that grows in time"
+            raise UserError(f"A time_window needs tokens in the order of time, which {what} has not: use time_window=0.")
+        if self.time_window and self.spec.scales is not None and self.order != "frames":
+            raise UserError(
+                f"A time_window needs tokens in the order of time; of a pyramid, order={self.order} is not: use frames."
+            )
+
+    def prepare(self, latents: Latent) -> None:
+        """Nothing to measure: ``h`` comes standardised, and ids are ids."""
+
+    # One pass ---------------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask: Tensor | tuple[int, ...] | None = None,
+        *,
+        cache: KVCache | None = None,
+        context: Context | None = None,
+    ) -> Tensor:
+        """One pass of the network: inputs (B, n, width) -> what the head predicts the tokens there from, (B, n, width)."""
+        return self.norm(self.trunk(x, c, rope, mask, cache=cache, context=context), c)
+
+    def inputs(self, tokens: Tensor, places: Places) -> Tensor:
+        """What goes in at each place, but for :meth:`where`: the token before it, or itself where it is known; (B, L, width).
+
+        ``tokens`` (B, N, E) are all tokens of the latents, in the latents' order.
+        """
+        before = self.head.embed(_take(tokens, places.before))
+        return torch.where(places.first.unsqueeze(-1), self.begin.to(before.dtype), before)
+
+    def where(self, places: Places, start: int = 0) -> Tensor:
+        """Where the input's token lies, as seen from the place that it goes in at: (b, L, width).
+
+        A displacement of nothing tells that it is known, and stands in its own place.
+        """
+        cos, sin = (part.chunk(2, dim=-1)[0] for part in rotary_table(places.displacement, self.trunk.head_dim, self.rope_theta))
+        x = self.step(torch.cat([cos, sin], dim=-1).to(self.begin.dtype))
+        if self.scale is not None and self.scale_before is not None:
+            x = x + self.scale(places.scale) + self.scale_before(places.scale_before)
+        if self.opening is not None:  # rotary positions are relative: that cell 0 is a single frame has to be told
+            x = x + (places.cell + start == 0).unsqueeze(-1) * self.opening
+        return x
+
+    def rope(self, places: Places) -> tuple[Tensor, Tensor]:
+        """The rotary table of the tokens that are predicted."""
+        return rotary_table(places.position, self.trunk.head_dim, self.rope_theta)
+
+    # Training ---------------------------------------------------------------------------------------------------------------
+
+    def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
+        """The mean loss of a token, over those that are not given."""
+        condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
+        return self._loss(latent, self._tokens(latent, drawn=True), condition)
+
+    @torch.no_grad()
+    def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
+        """The mean loss of a token: nothing is dropped or given, and what a flow head draws is the same every time."""
+        with torch.random.fork_rng(devices=[self.begin.device] if self.begin.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            return self._loss(latent, self._tokens(latent, drawn=False), condition).total
+
+    def _loss(self, latent: Latent, tokens: Tensor, condition: Condition | None) -> Losses:
+        losses, counted = self.token_losses(tokens, latent.grids, condition, latent.start)
+        total = (losses * counted).sum() / counted.expand_as(losses).sum().clamp_min(1)
+        return Losses(total=total, scalars={"nll" if self.head.likelihood else "flow": total})
+
+    def token_losses(
+        self, tokens: Tensor, grids: tuple[Shape, ...], condition: Condition | None = None, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The head's loss of each token, (B, N), known ones first and then in order; and (B or 1, N), whether it was not known.
+
+        Of a head with a likelihood, minus the sum of what was not known is the log-likelihood of that given what was.
+
+        Args:
+            tokens: (B, N, L) ids of all tokens, in the latents' order, or (B, N, D) standardised values of continuous ones.
+            grids: of the latents.
+            condition: what is told, and which cells are known.
+            start: absolute index of the first cell.
+        """
+        batch, grids = len(tokens), self._grids(grids)
+        known = known_tokens(condition, self.spec, grids, start)
+        tokens, places = self._given(tokens, condition, known), self.places(grids, start, known, tokens.device)
+        told = self._told([condition], batch, places, grids, start)
+        mask = places.mask(self.time_window) if self.time_window or known is not None else (1,) * places.length
+        x = self.inputs(tokens, places) + self.where(places, start)
+        x = self(x, told.c, self.rope(places), mask, context=told.context)
+        return self.head.loss(x, _take(tokens, places.token)), ~places.known
+
+    def places(
+        self, grids: tuple[Shape, ...], start: int, known: Tensor | None, device: torch.device, aligned: bool = False
+    ) -> Places:
+        """The sequence of a latent's tokens: see :meth:`Places.of`."""
+        order = generation_order(self.spec, grids, self.order).to(device)
+        return Places.of(token_layout(self.spec, grids, start, device), order, known, aligned)
+
+    def _grids(self, grids: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """Those of the tokens: continuous latents are one full grid, whatever they were made of."""
+        return grids if self.spec == self.space.spec else (full_grid(self.space.spec, grids),)
+
+    def _tokens(self, latent: Latent, drawn: bool = False) -> Tensor:
+        """Ids, or standardised values: their mean, or ``drawn`` from the posterior where there is one."""
+        if self.spec.levels is not None:
+            assert latent.ids is not None
+            return latent.ids
+        assert latent.h is not None
+        h = latent.h
+        if drawn and latent.logvar is not None:
+            h = h + torch.exp(latent.logvar / 2) * torch.randn_like(h)
+        return to_tokens(h)
+
+    def _told(self, parts: Sequence[Condition | None], num: int, places: Places, grids: tuple[Shape, ...], start: int) -> _Told:
+        """The conditions of ``num`` clips each, one after the other: a vector a batch or a place, and what is seen besides."""
+        said = [replace(part or Condition(), known=None, known_mask=None, negative=None) for part in parts]
+        condition, batch = Condition.cat(said, num), num * len(parts)
+        c = self.conditioner.vector(condition, batch, full_grid(self.spec, grids)[0], start)
+        return _Told(c if c.shape[1] == 1 else _take(c, places.cell), self.conditioner.context(condition, batch), len(parts))
+
+    # Sampling ---------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num: int,
+        shape: Shape,
+        condition: Condition | None = None,
+        *,
+        start: int = 0,
+        first: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Latent:
+        """``num`` latents of videos of ``shape`` (T, H, W), in as many sequential passes as there are tokens to generate.
+
+        ``temperature`` divides logits, or scales a flow head's noise; 0 takes what is most likely. The random numbers of a token
+        belong to where it lies, whatever the order and whatever is known.
+
+        Raises:
+            UserError: where ``steps`` are given, for there is no choice of them; on known cells or words that do not fit.
+        """
+        if steps is not None:
+            raise UserError(f"ar takes one step a token, so steps={steps} says nothing to it: leave steps out.")
+        self.conditioner.check(condition)
+        grids, device = self._grids(self.space.spec.grids(shape, start)), self.begin.device
+        known = known_tokens(condition, self.spec, grids, start)
+        tokens = self._given(self._blank(num, sum(map(prod, grids))), condition, known)
+        continued = self._continued(known, grids)
+        places = self.places(grids, start, None if continued else known, device, aligned=True)
+        begin = continued or places.prefix
+        noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
+        scales = self._scales(guidance_scale, places.length - begin)
+        told = self._told(self._parts(condition, scales), num, places, grids, start)
+        walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start)
+        for place, scale in enumerate(scales, start=begin):
+            features, other = walk.features(place)
+            u = _take(noise, places.token[:, place : place + 1].clamp_max(tokens.shape[1] - 1))
+            drawn, _ = self.head.sample(features, other, scale, temperature, u, self.top_k, self.top_p)
+            walk.write(place, drawn)
+        return self._latent(walk.tokens[:, :-1], shape, start, condition)
+
+    def _blank(self, num: int, count: int) -> Tensor:
+        """(num, count, E) zeros, as ids or as standardised values."""
+        if self.spec.levels is None:
+            return self.begin.new_zeros(num, count, self.space.h_channels)
+        return self.begin.new_zeros(num, count, len(self.spec.levels), dtype=torch.long)
+
+    def _given(self, tokens: Tensor, condition: Condition | None, known: Tensor | None) -> Tensor:
+        """``tokens`` with those that are known as they are given."""
+        if known is None:
+            return tokens
+        assert condition is not None and condition.known is not None
+        return torch.where(known.unsqueeze(-1), self._tokens(condition.known).to(tokens), tokens)
+
+    def _continued(self, known: Tensor | None, grids: tuple[Shape, ...]) -> int:
+        """How many tokens count as generated before; 0 where known ones come as a prefix that sees itself in both directions."""
+        if known is None or self.draws_known:
+            return 0
+        held = known[:, generation_order(self.spec, grids, self.order).to(known.device)]
+        count = int(held[0].sum())
+        return count if bool(held[:, :count].all()) and not bool(held[:, count:].any()) else 0
+
+    def _scales(self, scale: float | None, count: int) -> list[float]:
+        """The weight of guidance at each of ``count`` tokens."""
+        return [self.guidance_scale if scale is None else scale] * count
+
+    def _parts(self, condition: Condition | None, scales: Sequence[float]) -> list[Condition | None]:
+        """What is told, and where there is guidance what that leads away from; both go through the network as one batch."""
+        if condition is None or all(scale == 1 for scale in scales):
+            return [condition]
+        rest = condition.negative or self.conditioner.without(condition)
+        said = ("label", "text", "action", "frames")
+        same = all(getattr(condition, name) is getattr(rest, name) for name in said)
+        return [condition] if same else [condition, rest]
+
+    def _latent(self, tokens: Tensor, shape: Shape, start: int, condition: Condition | None) -> Latent:
+        """The latent of all tokens, its known cells as they were given, to the bit."""
+        spec = self.space.spec
+        grids = spec.grids(shape, start)
+        if spec.levels is None:
+            latent = self.space.project(from_tokens(tokens, spec.grid(shape, start)), num_frames=shape[0], start=start)
+        else:
+            z = self.space.embed(tokens, grids)
+            h = from_tokens(tokens, grids[0]).to(z.dtype) * 2 - 1 if spec.kind == "bits" else None
+            latent = Latent(spec=spec, grids=grids, num_frames=shape[0], start=start, z=z, h=h, ids=tokens)
+        return (
+            latent if condition is None or condition.known is None else _restored(latent, condition.known, condition.known_mask)
+        )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The conditions of ``copies`` batches: vectors (copies * B, 1 or L, width), and what cross-attention sees."""
+
+    c: Tensor
+    context: Context | None
+    copies: int
+
+
+class _Walk:
+    """The way through a sequence, place by place: tokens are written as they are drawn, keys and values are kept.
+
+    Args:
+        model: whose network goes.
+        tokens: (B, N + 1, E), with those that are known or were generated before.
+        places: of all tokens.
+        told: the conditions, one copy of the batch or two.
+        begin: places that are done; they go through the network at once.
+        start: absolute index of the first cell.
+    """
+
+    def __init__(self, model: AR, tokens: Tensor, places: Places, told: _Told, begin: int, start: int) -> None:
+        self.model, self.tokens, self.places, self.told = model, tokens, places, told
+        self.where, self.rope = model.where(places, start), tuple(self._copied(part) for part in model.rope(places))
+        windowed = model.time_window > 0
+        self.seen = self._copied(places.mask(model.time_window)) if places.padded or (windowed and not places.plain) else None
+        self.oldest = places.oldest(model.time_window) if windowed and places.plain else [0] * places.length
+        self.dropped = 0
+        room = max([begin, *(place + 1 - self.oldest[place] for place in range(begin, places.length))])
+        self.cache = KVCache(model.trunk, len(tokens) * told.copies, room)
+        if begin:
+            self._passed(0, begin, self._at_once(begin))
+
+    def _copied(self, value: Tensor) -> Tensor:
+        """For both copies of the batch, where it is not the same for all samples."""
+        return value if len(value) == 1 else value.repeat(self.told.copies, *[1] * (value.ndim - 1))
+
+    def _at_once(self, begin: int) -> Tensor | tuple[int, ...] | None:
+        """What the first places see: known ones all, those that were generated before what they saw then."""
+        if self.seen is not None:
+            return self.seen[..., :begin, :begin]
+        if not self.places.plain:
+            return None
+        return self.places.part(0, begin).mask(self.model.time_window) if self.model.time_window else (1,) * begin
+
+    def features(self, place: int) -> tuple[Tensor, Tensor | None]:
+        """What the head draws the token of the next place from, (B, 1, width), and what guidance leads away from."""
+        if gone := self.oldest[place] - self.dropped:
+            self.cache.drop(0, gone)
+            self.dropped += gone
+        x = self._passed(place, place + 1, None if self.seen is None else self.seen[..., place : place + 1, : place + 1])
+        if self.told.copies == 1:
+            return x, None
+        one, other = x.chunk(2)
+        return one, other
+
+    def _passed(self, begin: int, end: int, mask: Tensor | tuple[int, ...] | None) -> Tensor:
+        x = self.model.inputs(self.tokens, self.places.part(begin, end)) + self.where[:, begin:end]
+        c, (cos, sin) = self.told.c, self.rope
+        return self.model(
+            x.repeat(self.told.copies, 1, 1),
+            c if c.shape[1] == 1 else c[:, begin:end],
+            (cos[:, begin:end], sin[:, begin:end]),
+            mask,
+            cache=self.cache,
+            context=self.told.context,
+        )
+
+    def write(self, place: int, drawn: Tensor) -> None:
+        """Puts the token (B, 1, E) of a place where it lies; of a sample without one there, where nobody looks."""
+        index = self.places.token[:, place : place + 1].expand(len(drawn), 1).unsqueeze(-1).expand_as(drawn)
+        self.tokens.scatter_(1, index, drawn.to(self.tokens.dtype))
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """(B, N, E), (b, L) -> (B, L, E): of each sample the rows of its index; where b is less than B, indices begin again."""
+    index = index.expand(len(x), -1) if len(index) == 1 else index.repeat(len(x) // len(index), 1)
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _restored(latent: Latent, known: Latent, mask: Tensor | None) -> Latent:
+    """``latent`` with the known cells' z and h as they were given."""
+    kept: dict[str, Any] = {}
+    for name in ("z", "h"):
+        made, given = getattr(latent, name), getattr(known, name)
+        if made is not None and given is not None:
+            cells = made.new_ones(len(made), made.shape[2], dtype=torch.bool) if mask is None else mask
+            cells = cells.unsqueeze(1) if cells.ndim == 4 else cells[:, None, :, None, None]
+            kept[name] = torch.where(cells, given.to(made), made)
+    return replace(latent, **kept)
