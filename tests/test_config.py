@@ -41,9 +41,12 @@ def test_every_part_has_a_recipe(kind: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), RECIPES)
 def test_hydra_composes_the_same(group: str, name: str) -> None:
-    composed: Any = compose("fit", [f"{group}={name}"])
+    composed: Any = compose("fit", [f"{group}=[{name}]" if group in config.SEVERAL else f"{group}={name}"])
     for key in group.split("/"):
         composed = composed[key]
+    if group in config.SEVERAL:
+        assert composed.keys() == {name}
+        composed = composed[name]
     if group == "tokenizer":
         composed.pop("from")  # fit's own
     assert composed == config.load(group, name)
@@ -229,7 +232,7 @@ def test_magvit2_is_of_the_published_shape() -> None:
 
 
 def test_every_null_option_has_a_type() -> None:
-    """Else any value would be taken for it; but for a label, which is a name or a number."""
+    """Else any value would be taken for it; but for a label and an action, which are names or numbers."""
 
     def nulls(values: Any, where: str = "") -> Iterator[str]:
         for key, value in values.items():
@@ -241,8 +244,9 @@ def test_every_null_option_has_a_type() -> None:
 
     found = {key for command in COMPOSED for key in nulls(compose(command, []))}
     for group, name in RECIPES:
-        found |= set(nulls(config.load(group, name), group.replace("/", ".")))
-    assert found - set(config.NULLABLE) == {"label"}
+        where = f"{group}/{name}" if group in config.SEVERAL else group
+        found |= set(nulls(config.load(group, name), where.replace("/", ".")))
+    assert found - set(config.NULLABLE) == {"label", "action"}
     assert set(config.NULLABLE) <= found
 
 
@@ -278,3 +282,41 @@ def test_the_command_line_swaps_inner_parts_as_the_library_does() -> None:
     assert typed["tokenizer"]["quantizer"] == said["quantizer"]
     with pytest.raises(UserError, match=r"write tokenizer\.quantizer\.quantizer=\{name:lfq\}"):
         compose("fit", ["tokenizer=residual", "tokenizer.quantizer.quantizer=lfq"])
+
+
+# Parts that are taken together
+
+
+def test_parts_taken_together_are_named_in_a_list() -> None:
+    """As on the command line: the list takes those and no others, each with its own recipe."""
+    recipes = {name: config.load("generator/conditioning", name) for name in ("label", "action", "frames")}
+    base = {"conditioning": {"label": recipes["label"]}}
+
+    def chosen(value: Any) -> Any:
+        return config.merge(base, config.checked(base, {"conditioning": value}, "generator"))["conditioning"]
+
+    assert chosen(["label", "frames"]) == {"label": recipes["label"], "frames": recipes["frames"]}
+    assert chosen(["action"]) == {"action": recipes["action"]}
+    assert chosen([]) == {}
+    assert chosen({"action": {"dropout": 0.5}}) == {"label": recipes["label"], "action": recipes["action"] | {"dropout": 0.5}}
+    assert chosen({"label": None}) == {}
+    assert chosen({"label": {"dropout": 0}})["label"]["dropout"] == 0.0
+    with pytest.raises(UserError, match="There is no generator/conditioning called 'lable'. Did you mean 'label'"):
+        chosen(["lable"])
+    with pytest.raises(UserError, match=r"'generator\.conditioning\.label' has no option 'drop'\. Did you mean 'dropout'"):
+        chosen({"label": {"drop": 1}})
+
+
+@pytest.mark.parametrize("value", ["[label,frames]", "[]", "label", "[frames,text]"], ids=["two", "none", "one word", "others"])
+def test_hydra_takes_the_same_parts_together(value: str) -> None:
+    """And says in ``choices`` which: by itself it keeps no record of lists."""
+    names = value.strip("[]").split(",") if value != "[]" else []
+    composed = compose("fit", [f"generator/conditioning={value}"])
+    assert composed["choices"]["generator/conditioning"] == names
+    assert composed["generator"]["conditioning"] == {name: config.load("generator/conditioning", name) for name in names}
+    assert composed["generator"] == config.load("generator", "dit", {"conditioning": names})
+
+
+def test_an_unknown_part_among_several_is_told() -> None:
+    with pytest.raises(UserError, match="There is no generator/conditioning called 'frame'. Did you mean 'frames'"):
+        compose("fit", ["generator/conditioning=[label,frame]"])

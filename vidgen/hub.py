@@ -27,6 +27,9 @@ FOR_FIT = ("training", "perceptual", "adversary", "from")
 """What a part's recipe holds that is none of the part's own options: how ``fit`` trains it."""
 HUB = "hf-hub:"
 
+Action = int | str
+"""An action by index or by name."""
+
 
 @dataclass(kw_only=True)
 class Model:
@@ -61,10 +64,13 @@ class Model:
         shape: Shape | None = None,
         label: int | str | Tensor | None = None,
         *,
+        text: str | Sequence[str] | None = None,
+        action: Action | Sequence[Action] | Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
         """``num`` videos (num, C, T, H, W) in [-1, 1].
@@ -73,22 +79,32 @@ class Model:
             num: how many.
             shape: (T, H, W); the size of training where None.
             label: a class by index or name, or one index a sample; None samples without a label.
+            text: a caption, or one a sample.
+            action: a move by index or name, the same at every frame; one a frame; or as a tensor (num, T) for each sample.
+            negative: a caption that guidance leads away from, or one a sample.
             seed: sample i is a function of (seed, first + i).
             first: index of the first sample, so that batches continue one another.
             steps: the sampler's steps; the generator's own default where None.
-            guidance_scale: 1 for none; the generator's own default where None.
+            guidance_scale: 1 for none; the generator's own default where None; one for each condition by name, of generators
+                that can tell them apart.
             temperature: of the sampler.
 
         Raises:
-            UserError: where there is no generator, or the label is unknown.
+            UserError: where there is no generator, or it knows nothing of what it is told.
         """
         if self.generator is None:
             raise UserError("This model has a tokenizer and no generator; train one with 'vidgen fit stage=all'.")
-        condition = self._condition(label, num)
+        shape = tuple(self.config["shape"]) if shape is None else shape
+        condition = Condition(
+            label=self._labels(label, num),
+            text=_one_each(text, num, "text"),
+            action=self._actions(action, num, shape[0]),
+            negative=None if negative is None else Condition(text=_one_each(negative, num, "negative")),
+        )
         latent: Latent = self.generator.sample(
             num,
-            tuple(self.config["shape"]) if shape is None else shape,
-            condition,
+            shape,
+            None if condition.batch is None and negative is None else condition,
             first=first,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -97,7 +113,12 @@ class Model:
         )
         return self.tokenizer.decode(latent).clamp(-1, 1)
 
-    def _condition(self, label: int | str | Tensor | None, num: int) -> Condition | None:
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the actions the generator knows."""
+        return tuple(self.config.get("action_names", ()))
+
+    def _labels(self, label: int | str | Tensor | None, num: int) -> Tensor | None:
         if label is None:
             return None
         if not self.class_names:
@@ -109,11 +130,43 @@ class Model:
                     f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}."
                 )
             label = self.class_names.index(label)
-        device = next(self.generator.parameters()).device  # type: ignore[union-attr]
-        labels = torch.as_tensor(label, device=device).expand(num)
+        labels = torch.as_tensor(label, device=self._device).expand(num)
         if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
             raise UserError(f"Labels go from 0 to {len(self.class_names) - 1}, and {label} is not one of them.")
-        return Condition(label=labels)
+        return labels
+
+    def _actions(self, action: Action | Sequence[Action] | Tensor | None, num: int, frames: int) -> Tensor | None:
+        """(num, frames) of indices."""
+        if action is None:
+            return None
+        names = self.action_names
+        if not names:
+            raise UserError(f"This model was trained without actions, so action={action} says nothing to it: leave action out.")
+        if not isinstance(action, Tensor):
+            typed = [action] if isinstance(action, int | str) else list(action)
+            for name in typed:
+                if isinstance(name, str) and name not in names:
+                    raise UserError(
+                        f"This model knows no action '{name}'.{did_you_mean(name, names)} Its actions: {', '.join(names)}."
+                    )
+            action = torch.tensor([names.index(name) if isinstance(name, str) else name for name in typed])
+        if action.shape[-1] not in (1, frames):
+            raise UserError(f"There are {action.shape[-1]} actions for {frames} frames: give one for each, or one for all.")
+        return action.to(self._device).expand(num, frames)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.generator.parameters()).device  # type: ignore[union-attr]
+
+
+def _one_each(text: str | Sequence[str] | None, num: int, option: str) -> list[str] | None:
+    """A text for each sample."""
+    if text is None:
+        return None
+    texts = [text] * num if isinstance(text, str) else list(text)
+    if len(texts) != num:
+        raise UserError(f"'{option}' has {len(texts)} texts for {num} samples: give one for each, or one for all.")
+    return texts
 
 
 def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, config: Mapping[str, Any]) -> None:

@@ -181,6 +181,14 @@ class Latent:
         """Some clips of the batch, by a slice or a list of indices."""
         return self._map(lambda value: value[index])
 
+    def clone(self) -> Latent:
+        """The same latent in memory of its own."""
+        return self._map(lambda value: value.clone())
+
+    def expand(self, num: int) -> Latent:
+        """A latent of one clip as one of ``num``, which share its memory."""
+        return self._map(lambda value: value.expand(num, *value.shape[1:]))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Latent:
         """The same latent elsewhere; ``dtype`` touches floating fields only."""
         return self._map(lambda value: value.to(device=device, dtype=dtype if value.is_floating_point() else None))

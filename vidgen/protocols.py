@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Data(Protocol):
-    """Clips by (split, index, epoch): a pure function, so resume needs no worker state."""
+    """Clips by (split, index, epoch): a pure function, so resume needs no worker state.
+
+    Data whose clips have a ``caption`` (a text) also has ``vocabulary``, a tuple of the captions' words in small letters; data
+    whose clips have ``actions`` (T,), the move that leads to each frame, has ``action_names``, a tuple of what they are called.
+    """
 
     @property
     def shape(self) -> Shape:

@@ -24,7 +24,7 @@ from vidgen.evaluation.report import write_report
 from vidgen.latents import Condition, Latent
 from vidgen.runs import Run, environment, new_run, write_json, write_yaml
 from vidgen.training import loop
-from vidgen.training.cache import LatentCache, build_cache
+from vidgen.training.cache import LAYOUT, LatentCache, build_cache, condition_of
 from vidgen.training.loggers import build_logger
 from vidgen.training.task import GeneratorTask, LatentBatches, Task, recipe_from, tokenizer_task
 
@@ -209,7 +209,7 @@ class Fit:
 
     def _cache(self, wants: tuple[str, ...], count: int) -> LatentCache:
         weights = hub.weights_hash(self.tokenizer)
-        name = hub.fingerprint(weights, self.data.fingerprint, self.seed, count, wants, self.plan.precision)
+        name = hub.fingerprint(weights, self.data.fingerprint, self.seed, count, wants, self.plan.precision, LAYOUT)
         size = 64
 
         def progress(items: Iterator[int], total: int) -> Iterator[int]:
@@ -232,12 +232,11 @@ class Fit:
             )
 
     def _validation(self) -> tuple[Latent, Condition]:
-        """Latents and labels of fixed unseen clips."""
+        """Latents of fixed unseen clips, and what is told of them."""
         batch = next(eval_batches(self.data, "val", 64, 64))
         with self.plan.autocast():
             latent = self.tokenizer.encode(to_video(batch["video"].to(self.device))).to("cpu")
-        label = batch["label"]
-        return latent, Condition(label=label if bool((label >= 0).all()) else None)
+        return latent, condition_of(batch, self.data)
 
     # Previews
 

@@ -16,14 +16,14 @@ from vidgen import hub
 from vidgen.cli import doctor
 from vidgen.cli.device import autocast, choose_device
 from vidgen.config import command_groups
-from vidgen.data.batches import ClipBatches, Order, to_video
+from vidgen.data.batches import ClipBatches, Order, facts, to_video
 from vidgen.errors import UserError
-from vidgen.latents import Condition
 from vidgen.registry import build
 from vidgen.routes import fitted, pair
 from vidgen.runs import check_writable, find_run, follow, run_folders
 from vidgen.samplers.noise import key
 from vidgen.training import loop
+from vidgen.training.cache import condition_of
 from vidgen.training.precision import choose
 from vidgen.training.task import GeneratorTask, Task, recipe_from, tokenizer_task
 
@@ -82,6 +82,7 @@ class Plan:
         self._check_size()
         self.data = build("data", config["data"])
         self.tokenizer.spec.grid(self.data.shape)
+        self.told = {name: list(known) for name, known in facts(self.data).items()}
         self.num_classes = len(self.data.class_names)
         self.generator = self.fresh_generator(self.tokenizer) if "generator" in self.names else None
         if self.generator is not None:
@@ -105,7 +106,9 @@ class Plan:
     def fresh_generator(self, tokenizer: Any) -> Any:
         """The generator as training starts from it, bound to the latents of ``tokenizer``."""
         torch.manual_seed(key(self.seed, "generator"))
-        generator = hub.build_generator(self.config["generator"], space=tokenizer.space, num_classes=self.num_classes)
+        generator = hub.build_generator(
+            self.config["generator"], space=tokenizer.space, **hub.facts({"num_classes": self.num_classes, **self.told})
+        )
         if self.init is not None and self.init.generator is not None:
             _take_weights(generator, self.init.generator)
         return generator
@@ -136,7 +139,7 @@ class Plan:
             "names": self.names,
             "route": self.route,
             "num_classes": self.num_classes,
-            "class_names": list(self.data.class_names),
+            **self.told,
             "shape": list(self.data.shape),
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
         }
@@ -184,14 +187,15 @@ class Plan:
         found: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             tokenizer = self.fresh_tokenizer().to(self.device)
-            clip = next(iter(ClipBatches(self.data, batch_size=1, seed=self.seed, first=0, last=1)))["video"].to(self.device)
+            batch = next(iter(ClipBatches(self.data, batch_size=1, seed=self.seed, first=0, last=1)))
+            clip = batch["video"].to(self.device)
             if self.training("tokenizer") and self.trained_tokenizer() is None:
                 task: Task = tokenizer_task(tokenizer, self.config["tokenizer"], self.seed, self.data)
                 found["tokenizer"] = self._seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
             if self.generator is not None:
                 with self.autocast():
                     latent = tokenizer.encode(to_video(clip)).to(self.device, torch.float32)
-                one = Condition(label=torch.zeros(1, dtype=torch.long, device=self.device) if self.num_classes else None)
+                one = condition_of(batch, self.data).to(self.device)
                 task = GeneratorTask(self.fresh_generator(tokenizer), recipe_from(self.config["generator"]), self.seed, None)
                 found["generator"] = self._seconds(task, lambda n: (latent[[0] * n], one[[0] * n]))
         return found

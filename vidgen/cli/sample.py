@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def run(config: dict[str, Any]) -> None:
                     count,
                     shape,
                     label,
+                    text=config["text"],
+                    action=config["action"],
+                    negative=config["negative"],
                     seed=config["seed"],
                     first=first,
                     steps=config["steps"],
@@ -53,7 +57,7 @@ def run(config: dict[str, Any]) -> None:
     pixels = np.concatenate(drawn)
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "samples.npy", pixels)
-    save_clips(out, "grid", pixels, title="Samples", caption=f"label {label}, seed {config['seed']}", fps=config["fps"])
+    save_clips(out, "grid", pixels, title="Samples", caption=_told(config), fps=config["fps"])
     scale = max(1, 256 // pixels.shape[3])
     for index, clip in enumerate(pixels):
         write_mp4(out / f"{index:04d}.mp4", clip, fps=config["fps"], scale=scale)
@@ -61,8 +65,15 @@ def run(config: dict[str, Any]) -> None:
 
 
 def _name(config: dict[str, Any]) -> str:
-    label = "any" if config["label"] is None else config["label"]
-    return f"{label}-seed{config['seed']}"
+    told = "-".join(str(config[name]) for name in ("label", "text", "action") if config[name] is not None)
+    words = re.sub(r"\W+", "-", told).strip("-")[:60]
+    return f"{words or 'any'}-seed{config['seed']}"
+
+
+def _told(config: dict[str, Any]) -> str:
+    """What the samples were asked for, in words."""
+    asked = ("label", "text", "action", "negative", "seed")
+    return ", ".join(f"{name} {config[name]}" for name in asked if config[name] is not None)
 
 
 def _label(value: Any, names: tuple[str, ...]) -> int | str | None:

@@ -54,7 +54,7 @@ class ClipBatches(IterableDataset):
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         order = Order(self.data.size("train"), self.seed)
@@ -68,11 +68,18 @@ class ClipBatches(IterableDataset):
         return DataLoader(self, batch_size=None, num_workers=workers, persistent_workers=False)
 
 
-def collate(clips: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Clips as one batch: uint8 video (B, T, H, W, 3), labels (B,), and the actions (B, T) of data that has them."""
+def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    """Clips as one batch: uint8 video (B, T, H, W, 3), labels (B,), and actions (B, T) and B captions of data that has them."""
     names = [name for name in ("video", "actions") if name in clips[0]]
-    batch: dict[str, Tensor] = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in names}
+    batch: dict[str, Any] = {name: torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in names}
+    if "caption" in clips[0]:
+        batch["caption"] = [clip["caption"] for clip in clips]
     return {**batch, "label": torch.tensor([clip["label"] for clip in clips])}
+
+
+def facts(data: Data) -> dict[str, tuple[str, ...]]:
+    """What of a data set a model that is trained on it has to remember: the names of its labels and actions, and its words."""
+    return {name: tuple(getattr(data, name, ())) for name in ("class_names", "action_names", "vocabulary")}
 
 
 def to_video(batch: Tensor) -> Tensor:
@@ -85,7 +92,7 @@ def to_pixels(video: Tensor) -> np.ndarray:
     return video.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def eval_batches(data: Data, split: str, count: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+def eval_batches(data: Data, split: str, count: int, batch_size: int) -> Iterator[dict[str, Any]]:
     """The first ``count`` clips of a split, or all of them where it has fewer, in order."""
     count = min(count, data.size(split))
     for begin in range(0, count, batch_size):

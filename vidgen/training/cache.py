@@ -12,17 +12,30 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from vidgen.data.batches import Order, collate, to_video
+from vidgen.conditioning.text import word_ids
+from vidgen.data.batches import Order, collate, facts, to_video
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.protocols import Data, LatentSpace, Tokenizer
+
+LAYOUT = 2
+"""Of the files, for the names of caches: grows when what is read needs more than an older cache has."""
+
+
+def condition_of(batch: Mapping[str, Any], data: Data) -> Condition:
+    """What ``data`` tells of a batch of its clips: labels, captions as word ids and actions, where it has them."""
+    known = facts(data)
+    return Condition(
+        label=batch["label"] if known["class_names"] else None,
+        text=word_ids(batch["caption"], known["vocabulary"]) if known["vocabulary"] else None,
+        action=batch["actions"] if known["action_names"] else None,
+    )
 
 
 def pack_ids(ids: np.ndarray, levels: Sequence[int]) -> np.ndarray:
@@ -53,14 +66,14 @@ class LatentCache:
         self.spec = LatentSpec.from_dict(meta["spec"])
         self.space, self.count, self.num_frames = space, meta["count"], meta["num_frames"]
         self.grids: tuple[Shape, ...] = tuple((t, h, w) for t, h, w in meta["grids"])
-        self.labels = torch.from_numpy(np.load(folder / "label.npy"))
+        self.told = {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in meta["told"]}
         self.fields = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["fields"]}
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, indices: Sequence[int]) -> tuple[Latent, Condition]:
-        """The latents at ``indices`` and their labels (None where the data has none)."""
+        """The latents at ``indices`` and what the data tells of them: labels, captions as word ids, actions."""
         tensors: dict[str, Any] = {}
         for name, stored in self.fields.items():
             rows = stored[np.asarray(indices)]
@@ -73,8 +86,9 @@ class LatentCache:
         latent = Latent(spec=self.spec, grids=self.grids, num_frames=self.num_frames, **tensors)
         if latent.h is None and latent.ids is not None and self.spec.kind == "bits":
             latent.h = latent.ids.unflatten(1, self.grids[0]).movedim(-1, 1).float() * 2 - 1
-        labels = self.labels[torch.as_tensor(indices)]
-        return latent, Condition(label=labels if bool((labels >= 0).all()) else None)
+        chosen = torch.as_tensor(indices)
+        values: dict[str, Any] = {name: stored[chosen].long() for name, stored in self.told.items()}
+        return latent, Condition(**values)
 
 
 def stored_fields(spec: LatentSpec, wants: Sequence[str]) -> list[str]:
@@ -109,11 +123,11 @@ def build_cache(
         partial.mkdir(parents=True)
         order = Order(data.size("train"), seed)
 
-        def batches() -> Iterator[tuple[Latent, Tensor]]:
+        def batches() -> Iterator[tuple[Latent, Condition]]:
             for begin in progress(iter(range(0, count, batch_size)), math.ceil(count / batch_size)):
                 places = [order(position) for position in range(begin, min(begin + batch_size, count))]
                 batch = collate([data.clip("train", item, epoch) for item, epoch in places])
-                yield tokenizer.encode(to_video(batch["video"].to(device))), batch["label"]
+                yield tokenizer.encode(to_video(batch["video"].to(device))), condition_of(batch, data)
 
         try:
             _write(partial, batches(), stored_fields(tokenizer.spec, wants), count)
@@ -124,13 +138,15 @@ def build_cache(
     return LatentCache(folder, tokenizer.space)
 
 
-def _write(folder: Path, batches: Iterator[tuple[Latent, Tensor]], names: Sequence[str], count: int) -> None:
+def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Sequence[str], count: int) -> None:
     """Writes a cache, batch after batch. Plain writes: a full disk is then an error, where through a memory map it kills."""
-    labels = []
+    told: dict[str, list[np.ndarray]] = {"label": [], "text": [], "action": []}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in names}
-        for latent, label in batches:
-            labels.append(label.numpy())
+        for latent, condition in batches:
+            for name, kept in told.items():
+                value = getattr(condition, name)
+                kept.extend([] if value is None else [value.numpy()])
             for name, file in files.items():
                 rows = _stored(latent, name)
                 if file.tell() == 0:
@@ -138,9 +154,18 @@ def _write(folder: Path, batches: Iterator[tuple[Latent, Tensor]], names: Sequen
                     header = {"descr": descr, "fortran_order": False, "shape": (count, *rows.shape[1:])}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(rows.tobytes())
-    np.save(folder / "label.npy", np.concatenate(labels))
-    meta = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames}
+    told = {name: kept for name, kept in told.items() if kept}
+    for name, kept in told.items():
+        np.save(folder / f"{name}.npy", _padded(kept))
+    meta = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames, "told": list(told)}
     (folder / "meta.json").write_text(json.dumps({**meta, "count": count, "fields": names}))
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Batches of whole numbers one after the other, filled up with 0 to the longest, in as few bytes as hold them."""
+    longest = max(row.shape[-1] for row in rows)
+    joined = np.concatenate([row if row.ndim == 1 else np.pad(row, ((0, 0), (0, longest - row.shape[1]))) for row in rows])
+    return joined.astype(np.int16 if joined.max() < 2**15 else np.int64)
 
 
 def _stored(latent: Latent, name: str) -> np.ndarray:

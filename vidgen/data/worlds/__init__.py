@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from vidgen.data.worlds.captions import parse_caption, sizes, write_caption
+from vidgen.data.worlds.captions import VOCABULARY, parse_caption, sizes, tell, write_caption
 from vidgen.data.worlds.draw import Draw
 from vidgen.data.worlds.recipe import ACTIONS, SPLITS, VERSION, Recipe
 from vidgen.data.worlds.render import paint
 from vidgen.data.worlds.scenes import Scene, draw_scene
 from vidgen.errors import UserError, did_you_mean
 
-__all__ = ["ACTIONS", "Recipe", "Worlds", "paint", "parse_caption"]
+__all__ = ["ACTIONS", "Recipe", "Worlds", "paint", "parse_caption", "tell"]
 
 _SIZES = {"train": 2**32, "val": 2**20, "test": 2**20}
 
@@ -92,6 +92,16 @@ class Worlds:
     def class_names(self) -> tuple[str, ...]:
         """The families, in the order of the labels."""
         return self.recipe.families
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The moves of `agent`, in the order of their numbers; none where no object is steered."""
+        return ACTIONS if "agent" in self.recipe.families else ()
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the captions, those of every world."""
+        return VOCABULARY
 
     @property
     def fingerprint(self) -> str:

@@ -1,8 +1,9 @@
-"""One sentence for every scene, from a grammar that can be read back."""
+"""One sentence for every scene, from a grammar that can be read back: facts to caption, caption to facts, and its words."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from vidgen.data.worlds.recipe import COLORS, SHAPES, Recipe
@@ -19,8 +20,14 @@ _DOES = {
     "agent": ("is steered around", "are steered around"),
 }
 _FAMILY = {phrase: family for family, phrases in _DOES.items() for phrase in phrases}
-_THING = re.compile(rf"a (small|large) ({'|'.join(COLORS)}) ({'|'.join(SHAPES)})")
+SIZES = ("small", "large")
+_THING = re.compile(rf"a ({'|'.join(SIZES)}) ({'|'.join(COLORS)}) ({'|'.join(SHAPES)})")
 _SENTENCE = re.compile(rf"(?P<things>.+?) (?P<does>{'|'.join(map(re.escape, _FAMILY))})\.")
+
+
+_WORDS = " ".join(["a and , .", *SIZES, *COLORS, *SHAPES, *(does for both in _DOES.values() for does in both)]).split()
+VOCABULARY = tuple(dict.fromkeys(_WORDS))
+"""Every word of every caption of any world, in small letters, in an order that does not change."""
 
 
 def sizes(recipe: Recipe, cast: Cast) -> list[str]:
@@ -31,10 +38,15 @@ def sizes(recipe: Recipe, cast: Cast) -> list[str]:
 
 def write_caption(recipe: Recipe, family: str, cast: Cast) -> str:
     """What a scene shows, such as "A small red circle and a large blue circle bounce off the walls."."""
-    words = zip(sizes(recipe, cast), cast.colors, cast.shapes, strict=True)
+    return tell({"family": family, "sizes": sizes(recipe, cast), "colors": cast.colors, "shapes": cast.shapes})
+
+
+def tell(facts: Mapping[str, Any]) -> str:
+    """The caption of these facts, ``family``, ``sizes``, ``colors`` and ``shapes``: the inverse of :func:`parse_caption`."""
+    words = zip(facts["sizes"], facts["colors"], facts["shapes"], strict=True)
     things = [f"a {size} {color} {shape}" for size, color, shape in words]
     listed = things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
-    return f"{listed[0].upper()}{listed[1:]} {_DOES[family][len(things) > 1]}."
+    return f"{listed[0].upper()}{listed[1:]} {_DOES[facts['family']][len(things) > 1]}."
 
 
 def parse_caption(caption: str) -> dict[str, Any]:
