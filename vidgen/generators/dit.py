@@ -29,7 +29,8 @@ from vidgen.protocols import LatentSpace
 from vidgen.samplers import flow
 from vidgen.samplers.guidance import guide
 from vidgen.samplers.noise import sample_noise
-from vidgen.samplers.ode import SOLVERS, sde
+from vidgen.samplers.ode import euler, heun
+from vidgen.samplers.sde import sde
 
 ROUTES = {
     "continuous": "standardised latents",
@@ -199,7 +200,7 @@ class DiT(nn.Module):
         if self.solver == "sde":
             h = sde(field, noise(0), times, fresh=lambda step: noise(step + 1), churn=self.churn)
         else:
-            h = SOLVERS[self.solver](field, noise(0), times)
+            h = {"euler": euler, "heun": heun}[self.solver](field, noise(0), times)
         return self.space.project(h, num_frames=shape[0], start=start)
 
     def _field(self, condition: Condition | None, scale: float, start: int) -> Callable[[Tensor, Tensor], Tensor]:
