@@ -1,0 +1,449 @@
+"""``maskgit``: a transformer that sees both ways fills in masked tokens, many in each of a few steps.
+
+Sources: Chang et al., "MaskGIT" (2022), for the objective and the decoding; Yu et al., "MAGVIT" (2023), for videos; Chang et al.,
+"Muse" (2023), for guidance; Li et al., "Autoregressive Image Generation without Vector Quantization" (MAR, 2024), for continuous
+tokens and their mask ratios; Besnier et al., "Halton Scheduler for Masked Generative Image Transformer" (2025); Lee et al.,
+"Draft-and-Revise" (2022), for revisions.
+
+Deviations. From MaskGIT: the trunk of this library (pre-norm, adaLN-Zero, rotary positions) and no tied output; the label is a
+vector of the modulation, not a token. From MAGVIT: no loss on visible tokens; tokens of a condition are exact ones, in place, and
+not those of a padded clip. From MAR: masked tokens go through the whole trunk, which an encoder and a decoder share there, and a
+head of rectified flow. From Halton-MaskGIT: decoded tokens are not drawn again, as the loss is on masked tokens only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidgen.conditioning import Conditioner
+from vidgen.errors import UserError, did_you_mean
+from vidgen.heads import build_head
+from vidgen.latents import Condition, Latent, Losses, Shape
+from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
+from vidgen.nn.rope import rotary_table
+from vidgen.nn.trunk import FinalNorm, Trunk
+from vidgen.protocols import LatentSpace
+from vidgen.samplers import unmask
+from vidgen.samplers.guidance import Guidance, check_guidance
+from vidgen.samplers.noise import sample_noise, sample_uniform
+
+ROUTES = {
+    "continuous": "standardised latents, masked cells filled in",
+    "bits": "the bits of masked cells filled in",
+    "ids": "masked ids filled in",
+}
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Quantiles of the training mask ratios at which the validation loss is taken."""
+
+
+class MaskGIT(nn.Module):
+    """A generator: :class:`vidgen.protocols.Generator`.
+
+    Tokens of all scales of a pyramid are one sequence, in which each is told its scale and where it lies. Given cells
+    (``condition.known``) are visible from the start: prediction, interpolation, in- and outpainting need no training of their
+    own. A token of a coarse scale is given where all cells that it covers are.
+
+    Args:
+        space: the tokenizer's latent space, kept as a plain reference.
+        num_classes: labels the data has; 0 for none.
+        num_actions: actions the data has; 0 for none.
+        vocabulary: words of the data's captions.
+        width: channels of a token.
+        depth: blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward layers over ``width``.
+        rope_theta: the rotary embedding's longest period over 2 pi, in cells.
+        mask_schedule: the share of masked tokens over progress, in decoding and, at random progress, in training: ``cosine``,
+            ``linear``, ``square``, ``cubic``, ``sqrt`` or ``arccos`` (:data:`vidgen.samplers.unmask.SCHEDULES`).
+        mask_ratio: of training: ``schedule``, ``normal`` (MAR's: mean 1, deviation 0.25, cut to 0.7 to 1), or ``auto``: normal
+            where latents are continuous.
+        label_smoothing: share of each softmax's target that is uniform, in training; continuous latents have none.
+        order: in which tokens are revealed: ``confidence``; ``random``; ``halton``, evenly spread over space and time, and coarse
+            scales first; or ``auto``: confidence where the head has a likelihood, else random, as MAR.
+        choice_temperature: of the Gumbel noise on confidence, which falls to nothing over the steps.
+        top_k: sample among so many of the most likely; 0: among all.
+        top_p: sample among the most likely that hold this much of the probability.
+        revisions: passes after the last step, each of as many steps again, in which every token is masked and drawn once more.
+        conditioning: what it is told, by part (:class:`vidgen.conditioning.Conditioner`).
+        head: the likelihood of a token (:func:`vidgen.heads.build_head`).
+        steps: of decoding; with fewer tokens than steps, one token a step.
+        guidance_scale: 1 is no guidance, and costs one forward a step.
+        guidance_interval: the part of decoding's progress, from 0 to 1, in which there is guidance.
+        guidance_schedule: how its strength goes over that progress: ``constant``, ``linear`` (Muse, MAR) or ``cosine``.
+        checkpoint: trade time for memory in training (:class:`vidgen.nn.trunk.Trunk`).
+
+    Raises:
+        UserError: on a word that it does not know, and on values that make no network, no sample, or no sense together.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: LatentSpace,
+        num_classes: int = 0,
+        num_actions: int = 0,
+        vocabulary: Sequence[str] = (),
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        rope_theta: float = 10000.0,
+        mask_schedule: str = "cosine",
+        mask_ratio: Literal["auto", "schedule", "normal"] = "auto",
+        label_smoothing: float = 0.1,
+        order: Literal["auto", "confidence", "random", "halton"] = "auto",
+        choice_temperature: float = 4.5,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        revisions: int = 0,
+        conditioning: Mapping[str, Mapping[str, Any]] = {"label": {"dropout": 0.1}},
+        head: Mapping[str, Any] = {"name": "auto"},
+        steps: int = 12,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        for option, value, choices in (
+            ("mask_schedule", mask_schedule, tuple(unmask.SCHEDULES)),
+            ("mask_ratio", mask_ratio, ("auto", "schedule", "normal")),
+            ("order", order, unmask.ORDERS),
+        ):
+            if value not in choices:
+                raise UserError(f"maskgit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {', '.join(choices)}.")
+        check_guidance(guidance_interval, guidance_schedule)
+        if steps < 1:
+            raise UserError(f"steps={steps} makes no sample: give steps=1 or more.")
+        if revisions < 0 or choice_temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or not 0 <= label_smoothing < 1:
+            raise UserError(
+                "maskgit needs revisions, choice_temperature and top_k of at least 0, top_p above 0 and at most 1, and "
+                f"label_smoothing from 0 to below 1; got {revisions}, {choice_temperature:g}, {top_k}, {top_p:g} and "
+                f"{label_smoothing:g}."
+            )
+        continuous = space.spec.levels is None
+        self.space = space
+        self.wants: tuple[str, ...] = ("h", "logvar") if continuous else ("ids",)
+        self.rope_theta, self.mask_schedule, self.label_smoothing = rope_theta, mask_schedule, label_smoothing
+        self.mask_ratio = ("normal" if continuous else "schedule") if mask_ratio == "auto" else mask_ratio
+        self.choice_temperature, self.top_k, self.top_p = choice_temperature, top_k, top_p
+        self.steps, self.revisions = steps, revisions
+        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
+        self.conditioner = Conditioner(
+            conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+        )
+        self.head: Any = build_head(head, space=space, width=width)
+        self.order = self._ordered(order)
+        self.trunk = Trunk(
+            width=width,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            context=self.conditioner.needs_context,
+            checkpoint=checkpoint,
+        )
+        self.norm = FinalNorm(width)
+        self.mask = nn.Parameter(0.02 * torch.randn(width))
+        self.place = nn.Linear(self.trunk.head_dim, width, bias=False)
+        self.scale = nn.Embedding(len(space.spec.scales), width) if space.spec.scales else None
+        self.opening = nn.Parameter(0.02 * torch.randn(width)) if space.spec.causal else None
+        nn.init.normal_(self.place.weight, std=0.02)
+        if self.scale is not None:
+            nn.init.normal_(self.scale.weight, std=0.02)
+
+    def _ordered(self, order: str) -> str:
+        if order == "confidence" and not self.head.likelihood:
+            raise UserError(
+                "order=confidence asks how likely a token is, which the flow head of continuous latents cannot tell: use "
+                "order=random, order=halton, or order=auto."
+            )
+        return order if order != "auto" else "confidence" if self.head.likelihood else "random"
+
+    def prepare(self, latents: Latent) -> None:
+        """Nothing to measure: ``h`` comes standardised, and ids are ids."""
+
+    # The network ------------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        tokens: Tensor,
+        masked: Tensor,
+        condition: Condition | None = None,
+        *,
+        grids: tuple[Shape, ...],
+        start: int = 0,
+    ) -> Tensor:
+        """One pass: tokens (B, N, L or D), not looked at where ``masked`` (B, N) -> what the head takes, (B, N, width)."""
+        layout = token_layout(self.space.spec, grids, start, tokens.device)
+        scales = len(self.space.spec.scales or (1,))
+        cells = sum(grid[0] for grid in grids[scales - 1 :: scales])
+        c = self.conditioner.vector(condition, len(tokens), cells, start)
+        c = c if c.shape[1] == 1 else c[:, layout.cell]
+        x = torch.where(masked.unsqueeze(-1), self.mask.to(self.place.weight.dtype), self.head.embed(tokens))
+        rope = rotary_table(layout.positions, self.trunk.head_dim, self.rope_theta)
+        x = self.trunk(x + self._where(layout, start), c, rope, context=self.conditioner.context(condition, len(tokens)))
+        return self.norm(x, c)
+
+    def _where(self, layout: Layout, start: int) -> Tensor:
+        """(N, width): where each token lies. Rotary positions are relative, and masked tokens alike: they could not tell.
+
+        Time is counted from the window's first cell, so that later windows are no news; cell 0, a single frame, is told apart.
+        """
+        positions = layout.positions - layout.positions.new_tensor([start, 0.0, 0.0])
+        half = self.trunk.head_dim // 2
+        cos, sin = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
+        x = self.place(torch.cat([cos[:, :half], sin[:, :half]], dim=-1).to(self.place.weight.dtype))
+        if self.scale is not None:
+            x = x + self.scale(layout.scale)
+        if self.opening is not None:
+            x = x + (layout.cell + start == 0).unsqueeze(-1) * self.opening
+        return x
+
+    # Training ---------------------------------------------------------------------------------------------------------------
+
+    def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
+        """The head's loss on masked tokens, whose share differs from clip to clip; of given cells none is masked."""
+        tokens = self._tokens(latent, None if latent.logvar is None else torch.randn_like(latent.logvar))
+        condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
+        known = self._known(condition, len(latent), latent.grids, tokens.device)
+        ratio = self._ratios(torch.rand(len(latent), device=tokens.device))
+        masked = unmask.draw_mask(ratio, torch.rand(tokens.shape[:2], device=tokens.device), known)
+        loss = self.loss_at(tokens, masked, condition, latent.grids, latent.start, self.label_smoothing)
+        return Losses(total=loss, scalars={"masked": loss})
+
+    @torch.no_grad()
+    def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
+        """The mean loss at five mask ratios of training, each clip with a mask of its own that is the same every time.
+
+        Labels are not smoothed: of a head with a likelihood it is a mean of nats a token.
+        """
+        fixed: dict[str, Any] = {"seed": 0, "first": 0, "start": latent.start}
+        where = next(iter(latent.tensors().values())).device
+        noise = None
+        if latent.logvar is not None:
+            noise = sample_noise(len(latent), latent.logvar.shape[1:], device=where, **fixed).to(latent.logvar.dtype)
+        tokens = self._tokens(latent, noise)
+        u = sample_uniform(len(latent), tokens.shape[1:2], device=where, **fixed)
+        known = self._known(condition, len(latent), latent.grids, where)
+        training = self.head.training
+        self.head.eval()  # whose own noise then is fixed
+        losses = [
+            self.loss_at(tokens, unmask.draw_mask(ratio, u, known), condition, latent.grids, latent.start)
+            for ratio in self._ratios(u.new_tensor(LEVELS)).unsqueeze(1).expand(-1, len(latent))
+        ]
+        self.head.train(training)
+        return torch.stack(losses).mean()
+
+    def loss_at(
+        self,
+        tokens: Tensor,
+        masked: Tensor,
+        condition: Condition | None,
+        grids: tuple[Shape, ...],
+        start: int = 0,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        """The mean of the head's loss over the ``masked`` (B, N) ones of ``tokens``."""
+        each = self.head.loss(self(tokens, masked, condition, grids=grids, start=start), tokens, smoothing)
+        return (each * masked).sum() / masked.sum().clamp_min(1)
+
+    def _tokens(self, latent: Latent, noise: Tensor | None) -> Tensor:
+        """Ids (B, N, L), or h (B, N, D), from the posterior where the latent has one and ``noise`` is given."""
+        if self.space.spec.levels is not None:
+            assert latent.ids is not None
+            return latent.ids.long()
+        h = latent.h
+        assert h is not None
+        if noise is not None and latent.logvar is not None:
+            h = h + (latent.logvar / 2).exp() * noise
+        return to_tokens(h)
+
+    def _ratios(self, u: Tensor) -> Tensor:
+        """Mask ratios of training from uniform numbers."""
+        return unmask.truncated_normal(u) if self.mask_ratio == "normal" else unmask.SCHEDULES[self.mask_schedule](u)
+
+    def _known(self, condition: Condition | None, batch: int, grids: tuple[Shape, ...], device: torch.device) -> Tensor:
+        """(B, N): the tokens that are given."""
+        if condition is None or condition.known is None:
+            return torch.zeros(batch, sum(map(prod, grids)), dtype=torch.bool, device=device)
+        return known_tokens(known_cells(condition).to(device), grids, len(self.space.spec.scales or (1,)))
+
+    # Sampling ---------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num: int,
+        shape: Shape,
+        condition: Condition | None = None,
+        *,
+        start: int = 0,
+        first: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Latent:
+        """``num`` latents of videos of ``shape`` (T, H, W); at ``temperature`` 0 the most likely tokens, whatever the seed."""
+        self.conditioner.check(condition)
+        steps = self.steps if steps is None else steps
+        if steps < 1:
+            raise UserError(f"steps={steps} makes no sample: give steps=1 or more.")
+        grids, device = self.space.spec.grids(shape, start), self.mask.device
+        known = self._known(condition, num, grids, device)
+        tokens = self._given(condition, known, grids, start)
+        unknown = (~known).sum(dim=1).cpu()  # the one time that the device is waited for
+        steps = min(steps, int(unknown.max()))
+        if steps == 0:
+            return self._latent(tokens, condition, grids, shape[0], start)
+        size, draws = tokens.shape[1], self.head.draws
+
+        def uniform(draw: int, *shape: int) -> Tensor:
+            own = seed if temperature > 0 else 0
+            return sample_uniform(num, shape, seed=own, first=first, start=start, device=device, draw=draw)
+
+        work = _Work(self._guidance(condition, num, guidance_scale), steps, temperature, grids, start)
+        remaining = unmask.masked_counts(unknown, steps, self.mask_schedule)
+        if self.order == "confidence":
+            noise = uniform(0, steps, size, draws + 1).transpose(0, 1)
+            gumbel = unmask.annealed_gumbel(noise[..., -1], self.choice_temperature if temperature > 0 else 0.0)
+            tokens = unmask.by_confidence(self._draw(work, noise[..., :-1]), tokens, known, remaining, gumbel)
+        else:
+            noise, ranks = uniform(0, size, draws).unsqueeze(0), self._ranks(grids, uniform(1, size))
+            tokens = unmask.in_order(self._draw(work, noise), tokens, known, remaining, ranks)
+        even = unmask.masked_counts(unknown, steps, "linear")
+        for turn in range(1, 1 + self.revisions):
+            noise, ranks = uniform(2 * turn, size, draws).unsqueeze(0), uniform(2 * turn + 1, size).argsort(dim=1)
+            tokens = unmask.in_order(self._draw(work, noise), tokens, known, even, ranks, first=turn * steps, revise=True)
+        return self._latent(tokens, condition, grids, shape[0], start)
+
+    def _guidance(self, condition: Condition | None, batch: int, scale: float | None) -> Guidance:
+        """By what is told besides known cells, which the tokens themselves tell."""
+        told = None if condition is None else replace(condition, known=None, known_mask=None)
+        scale = self.guidance_scale if scale is None else scale
+        interval, schedule = self.guidance_interval, self.guidance_schedule
+        guidance = self.conditioner.guide(told, batch, scale=scale, interval=interval, schedule=schedule)
+        if len(guidance.scales) > 1:
+            raise UserError(f"maskgit is guided by one scale for all conditions, not by {scale}: give one number.")
+        return guidance
+
+    def _ranks(self, grids: tuple[Shape, ...], u: Tensor) -> Tensor:
+        """(B, N): the order in which tokens are revealed."""
+        if self.order == "halton":
+            return unmask.halton_order(grids, len(self.space.spec.scales or (1,)), u[:, 0])
+        return u.argsort(dim=1)
+
+    def _draw(self, work: _Work, noise: Tensor) -> unmask.Draw:
+        """The guided network and its head; ``noise`` (steps, B, N, draws), or (1, B, N, draws) where tokens are drawn once."""
+
+        def draw(step: int, tokens: Tensor, masked: Tensor, at: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            progress = (
+                min(step / max(work.steps - 1, 1), 1.0) if work.steps > 1 else 1.0
+            )  # revisions are guided as the last step is
+            told, copies = work.guidance.at(progress)
+            x = self(tokens.repeat(copies, 1, 1), masked.repeat(copies, 1), told, grids=work.grids, start=work.start)
+            u = noise[step if len(noise) > 1 else 0]
+            if at is not None:
+                x, u = _take(x, at.repeat(copies, 1)), _take(u, at)
+            free, x = x.chunk(2) if copies > 1 else (None, x)
+            scale = work.guidance.weights(progress)[0] if copies > 1 else 1.0
+            return self.head.sample(x, free, scale, work.temperature, u, self.top_k, self.top_p)
+
+        return draw
+
+    def _given(self, condition: Condition | None, known: Tensor, grids: tuple[Shape, ...], start: int) -> Tensor:
+        """(B, N, L or D): the tokens that are known; the others are nothing yet.
+
+        Raises:
+            UserError: where what is known is not of the window that is sampled.
+        """
+        levels = self.space.spec.levels
+        if levels is None:
+            tokens = self.mask.new_zeros(*known.shape, self.space.h_channels)
+        else:
+            tokens = torch.zeros(*known.shape, len(levels), dtype=torch.long, device=known.device)
+        if condition is None or condition.known is None:
+            return tokens
+        latent = condition.known
+        if latent.grids != grids or latent.start != start:
+            raise UserError(
+                f"What is known has the grids {latent.grids} from cell {latent.start} on, and what is sampled {grids} from cell "
+                f"{start} on: give a latent of the whole window, and say in known_mask which of its cells are known."
+            )
+        return torch.where(known.unsqueeze(-1), self._tokens(latent, None).to(tokens), tokens)
+
+    def _latent(self, tokens: Tensor, condition: Condition | None, grids: tuple[Shape, ...], frames: int, start: int) -> Latent:
+        """The tokens as a latent, in which known cells are what they were, to the bit."""
+        spec = self.space.spec
+        if spec.levels is None:
+            latent = self.space.project(from_tokens(tokens, grids[-1]), num_frames=frames, start=start)
+        else:
+            h = from_tokens(2 * tokens - 1, grids[-1]).to(self.mask.dtype) if spec.kind == "bits" else None
+            latent = Latent(
+                spec=spec, grids=grids, num_frames=frames, start=start, z=self.space.embed(tokens, grids), h=h, ids=tokens
+            )
+        if condition is None or condition.known is None:
+            return latent
+        cells = known_cells(condition).to(tokens.device).unsqueeze(1)
+        copied: dict[str, Any] = {
+            name: torch.where(cells, given.to(value), value)
+            for name in ("z", "h")
+            if (value := getattr(latent, name)) is not None and (given := getattr(condition.known, name)) is not None
+        }
+        return replace(latent, **copied)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What stays the same from step to step."""
+
+    guidance: Guidance
+    steps: int
+    temperature: float
+    grids: tuple[Shape, ...]
+    start: int
+
+
+def known_tokens(cells: Tensor, grids: Sequence[Shape], scales: int) -> Tensor:
+    """Which tokens of ``grids`` are given, (B, N): those of which all cells that they cover are, of ``cells`` (B, t, h, w).
+
+    ``scales`` grids make a piece of the video; the pieces follow one another in time.
+    """
+    found, first = [], 0
+    for index in range(0, len(grids), scales):
+        piece = grids[index : index + scales]
+        full = piece[-1]
+        lacking = 1 - cells[:, first : first + full[0]].float()
+        found += [F.adaptive_max_pool3d(lacking, grid).flatten(1) == 0 for grid in piece]
+        first += full[0]
+    return torch.cat(found, dim=1)
+
+
+def known_cells(condition: Condition) -> Tensor:
+    """(B, t, h, w): which cells of ``condition.known`` are given.
+
+    Raises:
+        UserError: where the mask is not one of these cells.
+    """
+    latent, mask = condition.known, condition.known_mask
+    assert latent is not None
+    grid = latent.full_grid
+    if mask is None:
+        return torch.ones(len(latent), *grid, dtype=torch.bool, device=next(iter(latent.tensors().values())).device)
+    if tuple(mask.shape[1:]) not in (grid[:1], grid):
+        t, h, w = grid
+        raise UserError(f"A mask of known cells is (B, {t}) or (B, {t}, {h}, {w}) here, and this one is {tuple(mask.shape)}.")
+    return mask if mask.ndim == 4 else mask[:, :, None, None].expand(-1, *grid)
+
+
+def _take(x: Tensor, at: Tensor) -> Tensor:
+    """(B, N, C) at the indices (B, n) -> (B, n, C)."""
+    return x.gather(1, at.unsqueeze(-1).expand(-1, -1, x.shape[2]))
