@@ -332,7 +332,9 @@ class VAR(nn.Module):
         grids = self.spec.grids(shape, start)
         blocks, given = _blocks(grids, self.scales), self._given(told)
         view = self._view(told, given, copies * num, grids, start)
-        stream, ids, finished = _Stream(self, view, blocks), [], []
+        stream = _Stream(self, view, blocks)
+        ids: list[Tensor] = []
+        finished: list[tuple[Tensor, list[Tensor]]] = []
         for index, block in enumerate(blocks):
             if block.scale == 0:
                 z, ids = self.z_std.new_zeros(num, len(self.z_std), block.time[1] - block.time[0], *grids[-1][1:]), []
@@ -384,8 +386,8 @@ class VAR(nn.Module):
             assert known.h is not None
             truth = to_tokens(area_down(known.h[:, :, time].to(z) - z, block.grid)) / self.std[block.scale]
         else:
-            ids = known.ids if known.ids is not None else self.space.project(known.h, start=known.start).ids
-            truth = ids[:, block.tokens]
+            assert known.ids is not None
+            truth = known.ids[:, block.tokens]
         return torch.where(_forced(given, block)[: len(tokens)].unsqueeze(-1), truth, tokens)
 
     def _latent(
@@ -402,11 +404,12 @@ class VAR(nn.Module):
             )
         if condition is None or condition.known is None:
             return made
-        mask = _known_mask(condition, _grid(z)).unsqueeze(1)
-        both = {name: (value, getattr(condition.known, name)) for name, value in made.tensors().items() if name in ("z", "h")}
-        return replace(
-            made, **{name: torch.where(mask, known.to(new), new) for name, (new, known) in both.items() if known is not None}
-        )
+        mask, known = _known_mask(condition, _grid(z)).unsqueeze(1), condition.known
+        for name in ("z", "h"):
+            new, old = getattr(made, name), getattr(known, name)
+            if new is not None and old is not None:
+                setattr(made, name, torch.where(mask, old.to(new), new))
+        return made
 
     # What the trunk is shown
 
