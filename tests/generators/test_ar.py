@@ -34,7 +34,9 @@ def toy(spec: LatentSpec) -> Any:
     """A latent space without a quantizer: z is what the finest ids say, or h."""
 
     def embed(ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
-        return from_tokens(ids[:, -prod(grids[-1]) :, :1].double(), grids[-1])
+        sizes, scales = [prod(grid) for grid in grids], len(spec.scales or (1,))
+        finest = list(zip(ids.split(sizes, dim=1), grids, strict=True))[scales - 1 :: scales]
+        return torch.cat([from_tokens(part[..., :1].double(), grid) for part, grid in finest], dim=2)
 
     def project(h: Tensor, *, num_frames: int | None = None, start: int = 0) -> Latent:
         return Latent(spec=spec, grids=(tuple(h.shape[2:]),), num_frames=num_frames or h.shape[2], start=start, z=h, h=h)
@@ -228,7 +230,7 @@ class Reads(TorchDispatchMode):
 def test_python_never_waits_for_a_token(name: str) -> None:
     """What it reads from the device does not grow with the number of tokens."""
     ar, counts = model(SPECS[name]), []
-    for shape in ((1, 2, 2), (2, 2, 4)):
+    for shape in ((1, 1, 2), (2, 2, 2)):
         with Reads() as reads:
             ar.sample(2, shape, tiny.labels(0, 1), guidance_scale=2.0)
         counts.append(reads.count)
@@ -253,11 +255,13 @@ def test_the_likelihoods_of_all_sequences_sum_to_one(head: str, order: str) -> N
     ar = model(spec, order=order, head=tiny.config.load("generator/head", head))
     sequences = every_sequence(spec, prod(grids[0]))
     label = torch.ones(len(sequences), dtype=torch.long)
-    losses, counted = ar.token_losses(sequences, grids, Condition(label=label))
+    with torch.no_grad():
+        losses, counted = ar.token_losses(sequences, grids, Condition(label=label))
     assert float((-(losses * counted).sum(1)).exp().sum()) == pytest.approx(1, abs=1e-10)
     mask = torch.zeros(len(sequences), *grids[0], dtype=torch.bool)
     mask[:, -1, 0] = True
-    losses, counted = ar.token_losses(sequences, grids, given(spec, sequences, grids, mask, label=label))
+    with torch.no_grad():
+        losses, counted = ar.token_losses(sequences, grids, given(spec, sequences, grids, mask, label=label))
     assert counted.sum(1).tolist() == [prod(grids[0]) - 1] * len(sequences)
     whole = (-(losses * counted).sum(1)).exp().sum()
     assert float(whole) == pytest.approx(len(every_sequence(spec, 1)), abs=1e-10)  # 1 for each value of what is given
@@ -363,7 +367,7 @@ def test_every_token_sees_all_that_is_known() -> None:
 
 
 def test_only_what_is_not_known_is_learnt() -> None:
-    """The loss is the mean over it, and in training a continuous one is known as it is given, not as it is drawn."""
+    """The loss is the mean over it."""
     grids, spec = ((2, 2, 2),), PLAIN
     ar = model(spec)
     tokens = random_tokens(spec, grids, 2)
@@ -488,8 +492,8 @@ def test_it_learns_two_clips_by_heart(tokens: str, order: str) -> None:
     latent.logvar = None
     torch.manual_seed(0)
     ar = tiny.generator("ar", tokenizer.space, 2, width=48, order=order, conditioning={"label": {"dropout": 0.0}})
-    optimizer = torch.optim.Adam(ar.parameters(), lr=4e-3)
-    for _ in range(300 if tokens == "kl" else 60):
+    optimizer = torch.optim.Adam(ar.parameters(), lr=5e-3)
+    for _ in range(120 if tokens == "kl" else 50):
         optimizer.zero_grad()
         ar.loss(latent, tiny.labels(0, 1)).total.backward()
         optimizer.step()

@@ -288,13 +288,13 @@ class AR(nn.Module):
         grids, device = self._grids(self.space.spec.grids(shape, start)), self.begin.device
         known = known_tokens(condition, self.spec, grids, start)
         tokens = self._given(self._blank(num, sum(map(prod, grids))), condition, known)
-        continued = self._continued(known, grids)
-        places = self.places(grids, start, None if continued else known, device, aligned=True)
-        begin = continued or places.prefix
+        prefix, past = self._split(known, grids)
+        places = self.places(grids, start, prefix, device, aligned=True)
+        begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
         noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
         scales = self._scales(guidance_scale, places.length - begin)
         told = self._told(self._parts(condition, scales), num, places, grids, start)
-        walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start)
+        walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start, past)
         for place, scale in enumerate(scales, start=begin):
             features, other = walk.features(place)
             u = _take(noise, places.token[:, place : place + 1].clamp_max(tokens.shape[1] - 1))
@@ -315,13 +315,18 @@ class AR(nn.Module):
         assert condition is not None and condition.known is not None
         return torch.where(known.unsqueeze(-1), self._tokens(condition.known).to(tokens), tokens)
 
-    def _continued(self, known: Tensor | None, grids: tuple[Shape, ...]) -> int:
-        """How many tokens count as generated before; 0 where known ones come as a prefix that sees itself in both directions."""
-        if known is None or self.draws_known:
-            return 0
-        held = known[:, generation_order(self.spec, grids, self.order).to(known.device)]
-        count = int(held[0].sum())
-        return count if bool(held[:, :count].all()) and not bool(held[:, count:].any()) else 0
+    def _split(self, known: Tensor | None, grids: tuple[Shape, ...]) -> tuple[Tensor | None, Tensor | None]:
+        """Of known tokens (B, N) those that come as a prefix, and those that count as generated before; None where none do.
+
+        Which it is, each sample has for itself: a sample does not depend on its batch.
+        """
+        if known is None:
+            return None, None
+        held = known[:, generation_order(self.spec, grids, self.order).to(known.device)].long()
+        begins = (held.sum(dim=1) == held.cumprod(dim=1).sum(dim=1)) & (not self.draws_known)
+        past = known & begins.unsqueeze(1)
+        prefix = known & ~past
+        return prefix if bool(prefix.any()) else None, past if bool(past.any()) else None
 
     def _scales(self, scale: float | None, count: int) -> list[float]:
         """The weight of guidance at each of ``count`` tokens."""
@@ -370,10 +375,14 @@ class _Walk:
         told: the conditions, one copy of the batch or two.
         begin: places that are done; they go through the network at once.
         start: absolute index of the first cell.
+        past: (B, N) tokens that stay as they are, though they have places after ``begin``.
     """
 
-    def __init__(self, model: AR, tokens: Tensor, places: Places, told: _Told, begin: int, start: int) -> None:
+    def __init__(
+        self, model: AR, tokens: Tensor, places: Places, told: _Told, begin: int, start: int, past: Tensor | None = None
+    ) -> None:
         self.model, self.tokens, self.places, self.told = model, tokens, places, told
+        self.past = None if past is None else F.pad(past, (0, 1))
         self.where, self.rope = model.where(places, start), tuple(self._copied(part) for part in model.rope(places))
         windowed = model.time_window > 0
         self.seen = self._copied(places.mask(model.time_window)) if places.padded or (windowed and not places.plain) else None
@@ -421,8 +430,10 @@ class _Walk:
 
     def write(self, place: int, drawn: Tensor) -> None:
         """Puts the token (B, 1, E) of a place where it lies; of a sample without one there, where nobody looks."""
-        index = self.places.token[:, place : place + 1].expand(len(drawn), 1).unsqueeze(-1).expand_as(drawn)
-        self.tokens.scatter_(1, index, drawn.to(self.tokens.dtype))
+        index, drawn = self.places.token[:, place : place + 1].expand(len(drawn), 1), drawn.to(self.tokens.dtype)
+        if self.past is not None:
+            drawn = torch.where(self.past.gather(1, index).unsqueeze(-1), _take(self.tokens, index), drawn)
+        self.tokens.scatter_(1, index.unsqueeze(-1).expand_as(drawn), drawn)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
