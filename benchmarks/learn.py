@@ -4,9 +4,9 @@
     python benchmarks/learn.py --only lfq/dit kl/ar  those, again
     python benchmarks/learn.py --dry-run             says what it would do
 
-The clips are four pairs: those of a pair share their first frame and part by motion alone, so no picture tells the label. A pair of
-tokenizer and generator has learnt them when, for each of four seeds, at least seven of the eight labels give the right clip: of
-the eight it is the nearest to the sample, and the sample is at most 3 dB worse than the tokenizer's own reconstruction.
+The clips are four pairs: those of a pair share their first frame and part by motion alone, so no picture tells the label. A
+tokenizer and a generator have learnt them when, for each of four seeds, at least seven of the eight labels give the right clip:
+of the eight it is the nearest to the sample, and the sample is at most 3 dB worse than the tokenizer's own reconstruction.
 
 Sizes are small and the same for all; every tokenizer is trained once and then frozen.
 """
@@ -38,7 +38,7 @@ from vidgen.training.task import GeneratorTask, LatentBatches, Task, recipe_from
 PATH = Path(__file__).parent / "results" / "learn.jsonl"
 FRAMES, SIZE, RADIUS, SPEED = 9, 16, 3.0, 1.0
 SEEDS, RIGHT, WORSE = 4, 7, 3.0
-"""Seeds of samples; labels of eight that must be right for each; and the decibels that a sample may lose on its reconstruction."""
+"""Seeds of samples, labels of eight that must be right for each, and decibels that a sample may lose on its reconstruction."""
 
 TOKENIZER = {"steps": 400, "batch_size": 8, "warmup": 20, "ema": 0.98}
 GENERATOR = {
