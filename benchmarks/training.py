@@ -94,7 +94,7 @@ class Torch(nn.Module):
         self.q_norm = nn.LayerNorm(width // size.heads, eps=1e-6, bias=False)
         self.k_norm = nn.LayerNorm(width // size.heads, eps=1e-6, bias=False)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def take(self, block: nn.Module) -> None:
@@ -132,7 +132,7 @@ class Timm(Torch):
         self.attention = AttentionRope(
             size.width, size.heads, num_prefix_tokens=0, qk_norm=True, norm_layer=norm, rotate_half=True
         )
-        self.mlp = Mlp(size.width, 4 * size.width, act_layer=partial(nn.GELU, approximate="tanh"))
+        self.mlp = Mlp(size.width, 4 * size.width)
 
     def take(self, block: nn.Module) -> None:
         names = {"attention.out": "attention.proj", "modulation": "modulation.1", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}

@@ -63,7 +63,7 @@ def test_a_block_is_that_of_timm_and_diffusers() -> None:
             "k_norm.weight": block.attention.k_norm.scale,
         },
     )
-    mlp = layers.Mlp(WIDTH, 4 * WIDTH, act_layer=partial(nn.GELU, approximate="tanh")).double()
+    mlp = layers.Mlp(WIDTH, 4 * WIDTH).double()
     mlp.fc1.load_state_dict(block.mlp[0].state_dict())
     mlp.fc2.load_state_dict(block.mlp[2].state_dict())
 

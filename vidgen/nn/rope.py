@@ -39,4 +39,4 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """
     cos, sin = (part.to(x.dtype) if part.ndim == 2 else part.to(x.dtype).unsqueeze(-3) for part in table)
     a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-b, a], dim=-1) * sin
+    return torch.addcmul(x * cos, torch.cat([-b, a], dim=-1), sin)
