@@ -94,24 +94,33 @@ def test_older_clips_leave_the_cache(memory: int) -> None:
     compare(generator, latent, None)
 
 
-def compare(generator: VAR, latent: Latent, condition: Condition | None, **options: Any) -> Latent:
-    """A sample, and that the trunk's output at every step is that of one forward over what the sample turned out to be."""
-    steps: list[Tensor] = []
-    head, draw = generator.head, generator.head.sample
+def compare(generator: VAR, latent: Latent, condition: Condition | None, **options: Any) -> None:
+    """Draws a sample; the trunk's output at every step is that of one forward over what has been drawn, fed as training is.
 
-    def watched(x: Tensor, *rest: Any) -> Any:
+    Of ids what is fed is the sample, as any clip. Of real numbers it is the sums themselves: the scales of a finished latent are
+    what its pyramid says, and that of a model that errs may share them out otherwise.
+    """
+    steps: list[Tensor] = []
+    shown: list[tuple[int, Tensor]] = []
+    draw, show = generator.head.sample, generator._shown
+
+    def drawn(x: Tensor, *rest: Any) -> Any:
         steps.append(x)
         return draw(x, *rest)
 
-    head.sample = watched
-    shape = (latent.num_frames, *(size * stride for size, stride in zip(CELLS[1:], latent.spec.stride[1:], strict=True)))
-    sample = generator.sample(3, shape, condition, seed=5, **options)
-    head.sample = draw
-    _, sums = sums_of(generator, sample)
-    whole = generator(sums, generator._grids(sample), condition, 0)
-    assert len(steps) == len(generator._grids(sample))
+    def showing(block: Any, z: Tensor, view: Any) -> Any:
+        shown.append((block.scale, z))
+        return show(block, z, view)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator.head, "sample", drawn)
+        patch.setattr(generator, "_shown", showing)
+        sample = generator.sample(3, tiny.shape_of(hub_like(latent), CELLS), condition, seed=5, **options)
+    grids = generator._grids(sample)
+    assert len(steps) == len(grids)
+    sums = [z for scale, z in shown if scale] + [sample.z] if generator.continuous else sums_of(generator, sample)[1]
+    whole = generator(sums, grids, condition, 0)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-10)
-    return sample
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -132,18 +141,7 @@ def test_cached_is_full_with_known_cells(name: str, same: bool) -> None:
     if not same:
         mask[1, 1:5], mask[2] = True, False
     condition = replace(tiny.labels(0, 1, 2), known=latent, known_mask=mask)
-    steps: list[Tensor] = []
-    draw = generator.head.sample
-
-    def watched(x: Tensor, *rest: Any) -> Any:
-        steps.append(x)
-        return draw(x, *rest)
-
-    generator.head.sample = watched
-    sample = generator.sample(3, tiny.shape_of(hub_like(latent), CELLS), condition, seed=5, guidance_scale=1.0)
-    _, sums = sums_of(generator, sample)
-    whole = generator(sums, generator._grids(sample), condition, 0)
-    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-9)
+    compare(generator, latent, condition, guidance_scale=1.0)
 
 
 def hub_like(latent: Latent) -> Any:
