@@ -95,6 +95,24 @@ def test_in_lower_precision_too(dtype: torch.dtype, apart: float) -> None:
 
 
 @torch.no_grad()
+def test_what_blocks_make_of_a_condition_is_made_once_of_each(trunk: Trunk) -> None:
+    x, c, positions = inputs()
+    rope = rotary_table(positions, trunk.head_dim)
+    calls: list[int] = []
+    trunk.blocks[1].modulation.register_forward_hook(lambda *_: calls.append(1))
+    cache = KVCache(trunk, 2, TOKENS)
+    one, other = c[:, :1], c[:, 1:2]
+    outputs = []
+    for token in range(TOKENS):
+        part = slice(token, token + 1)
+        told = one if token < 5 else other
+        outputs.append(trunk(x[:, part], told, (rope[0][:, part], rope[1][:, part]), cache=cache))
+    assert len(calls) == 2
+    each = torch.cat([one.expand(-1, 5, -1), other.expand(-1, TOKENS - 5, -1)], dim=1)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), trunk(x, each, rope, (1,) * TOKENS), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
 def test_what_is_dropped_is_not_seen_and_leaves_room(trunk: Trunk) -> None:
     """One block deep, where tokens hold nothing of others: the rest is as if the dropped had never been."""
     single = stirred(Trunk(width=WIDTH, depth=1, heads=2).double())
@@ -102,11 +120,10 @@ def test_what_is_dropped_is_not_seen_and_leaves_room(trunk: Trunk) -> None:
     rope = rotary_table(positions, single.head_dim)
     cache = KVCache(single, 2, 12)
     single(x[:, :12], c[:, :12], (rope[0][:, :12], rope[1][:, :12]), cache=cache)
-    held = cache.nbytes
     cache.drop(2, 7)
     assert cache.length == 7
     last = single(x[:, 12:], c[:, 12:], (rope[0][:, 12:], rope[1][:, 12:]), cache=cache)
-    assert cache.length == 9 and cache.nbytes == held == 2 * 2 * 12 * WIDTH * 8
+    assert cache.length == 9 and cache.blocks[0].held.nbytes == 2 * 2 * 12 * WIDTH * 8
     left = [0, 1, *range(7, 14)]
     expected = single(x[:, left], c[:, left], (rope[0][:, left], rope[1][:, left]))[:, -2:]
     torch.testing.assert_close(last, expected, rtol=0, atol=1e-10)
@@ -123,7 +140,7 @@ def test_memory_is_taken_once(trunk: Trunk) -> None:
         trunk(x[:, part], c[:, part], (rope[0][:, part], rope[1][:, part]), cache=cache)
         places.add(tuple(block.held.data_ptr() for block in cache.blocks if block.held is not None))
     assert len(places) == 1
-    assert cache.nbytes == 3 * 2 * 2 * TOKENS * WIDTH * 8
+    assert cache.nbytes == 3 * 2 * (2 * TOKENS + 6) * WIDTH * 8  # keys and values, and what is made of the condition
 
 
 @torch.no_grad()

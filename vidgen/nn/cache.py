@@ -15,12 +15,14 @@ class BlockCache:
 
     Attributes:
         length: tokens held.
-        context: keys and values of the block's cross-attention, and which samples have any; None before they are made.
+        context: keys and values of the block's cross-attention; None before they are made.
+        modulation: what the block makes of the condition; None before it is made.
     """
 
     def __init__(self, batch: int, heads: int, capacity: int, head_dim: int) -> None:
         self.length = 0
         self.context: tuple[Tensor, Tensor] | None = None
+        self.modulation: Tensor | None = None
         self.shape = (2, batch, heads, capacity, head_dim)
         self.held: Tensor | None = None
 
@@ -54,14 +56,15 @@ class BlockCache:
     @property
     def tensors(self) -> list[Tensor]:
         """All that is held."""
-        return [part for part in (self.held, *(self.context or ())) if part is not None]
+        return [part for part in (self.held, self.modulation, *(self.context or ())) if part is not None]
 
 
 class KVCache:
     """Keys (already rotated) and values of every block of a trunk, for sampling: what is held carries no gradient.
 
     Memory is taken once, at the first write, whose dtype and device it has. A context's keys and values are made at the first
-    forward that is given one and used from then on, whatever is given later.
+    forward that is given one and used from then on, whatever is given later. What blocks make of the condition is used again
+    while it is the same tensor, which nobody may write into meanwhile: one token at a time, that is a third of their weights.
 
     Args:
         trunk: whose tokens are held.
@@ -73,7 +76,15 @@ class KVCache:
     """
 
     def __init__(self, trunk: Trunk, batch: int, length: int) -> None:
+        self.condition: Tensor | None = None
         self.blocks = [BlockCache(batch, trunk.heads, length, trunk.head_dim) for _ in trunk.blocks]
+
+    def tell(self, c: Tensor) -> None:
+        """The condition of the forward that begins: what was made of another one is forgotten."""
+        if c is not self.condition:
+            self.condition = c
+            for block in self.blocks:
+                block.modulation = None
 
     @property
     def length(self) -> int:

@@ -134,9 +134,8 @@ class Block(nn.Module):
         frames: int | None = None,
     ) -> Tensor:
         """As :meth:`Trunk.forward`; ``c`` after its SiLU."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m, *along_time = (
-            self.modulation(c).to(x.dtype).chunk(3 + 3 * len(self.axes), dim=-1)
-        )
+        parts = self._modulation(c, cache).to(x.dtype).chunk(3 + 3 * len(self.axes), dim=-1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m, *along_time = parts
         attended = _along(self.axes[0], self.attention, modulate(x, shift_a, scale_a), rope, mask, cache, frames)
         x = torch.addcmul(x, gate_a, attended)
         if self.attention_time is not None:
@@ -146,6 +145,14 @@ class Block(nn.Module):
         if self.cross is not None and context is not None:
             x = x + self.cross(x, context, cache)
         return torch.addcmul(x, gate_m, self.mlp(modulate(x, shift_m, scale_m)))
+
+    def _modulation(self, c: Tensor, cache: BlockCache | None) -> Tensor:
+        """Made once of each condition where there is a cache."""
+        if cache is None:
+            return self.modulation(c)
+        if cache.modulation is None:
+            cache.modulation = self.modulation(c).detach()
+        return cache.modulation
 
 
 def _along(
@@ -258,6 +265,8 @@ class Trunk(nn.Module):
             raise ValueError("This trunk was built without context=True, and is given a context.")
         if self.attention != "joint" and (frames is None or mask is not None or cache is not None):
             raise ValueError(f"A trunk of {self.attention} attention needs frames, and takes no mask and no cache.")
+        if cache is not None:
+            cache.tell(c)
         c = F.silu(c)
         again = self.checkpoint and self.training and torch.is_grad_enabled() and cache is None
         for i, block in enumerate(self.blocks):
