@@ -12,9 +12,11 @@ import torch
 
 from vidgen import config
 from vidgen.data.batches import to_pixels, to_video
-from vidgen.data.worlds import Worlds
+from vidgen.data.worlds import Worlds, parse_caption
 from vidgen.evaluation.measure import (
+    Asked,
     Measured,
+    ask,
     draw_samples,
     mean_and_error,
     measure_samples,
@@ -138,10 +140,10 @@ def test_samples_are_judged_in_all_and_by_label():
     pixels, labels = clips_of(WORLD, 8)
     wrong = labels.copy()
     wrong[labels == 1] = 0  # the falling ones are asked to bounce
-    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, labels, WORLD, WORLD.class_names)}
+    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, Asked(labels=labels), WORLD)}
     assert values["samples/law_legal"] == (1, 8)
     assert values["samples/law_legal/gravity"] == (1, (labels == 1).sum())
-    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, wrong, WORLD, WORLD.class_names)}
+    values = {one.name: (one.value, one.n) for one in measure_samples(pixels, Asked(labels=wrong), WORLD)}
     assert values["samples/law_legal"][0] <= (labels == 0).mean()
     assert "samples/law_legal/gravity" not in values
     assert values["samples/appearance_legal"] == (1, 8)
@@ -152,29 +154,29 @@ def test_what_failed_is_counted_by_its_reason():
     spoilt = pixels.copy()
     spoilt[0, 5:] = 255 - spoilt[0, 5:]  # of the opposite colour
     spoilt[1:3] = 128  # empty
-    values = {one.name: one.value for one in measure_samples(spoilt, labels, WORLD, WORLD.class_names)}
+    values = {one.name: one.value for one in measure_samples(spoilt, Asked(labels=labels), WORLD)}
     failed = {name: value for name, value in values.items() if name.startswith("samples/failed")}
     assert failed["samples/failed"] == 3 / 8
     parts = [value for name, value in failed.items() if name != "samples/failed"]
     assert sum(parts) == pytest.approx(3 / 8)
     assert parts[0] == max(parts) == 2 / 8
     assert failed["samples/failed/changes_colour"] == 1 / 8
-    clean = {one.name for one in measure_samples(pixels, labels, WORLD, WORLD.class_names)}
+    clean = {one.name for one in measure_samples(pixels, Asked(labels=labels), WORLD)}
     assert not [name for name in clean if name.startswith("samples/failed/")]
 
 
 def test_samples_of_an_agent_without_its_actions_are_left_out():
     world = Worlds(frames=9, height=24, width=24, radius=(4.0, 4.5), families=("agent", "bounce"))
     pixels, labels = clips_of(world, 8)
-    values = {one.name: one.n for one in measure_samples(pixels, labels, world, world.class_names)}
+    values = {one.name: one.n for one in measure_samples(pixels, Asked(labels=labels), world)}
     assert values["samples/law_legal"] == (labels == 1).sum()
     assert "samples/law_legal/agent" not in values
-    assert measure_samples(pixels[labels == 0], labels[labels == 0], world, world.class_names) == []
+    assert measure_samples(pixels[labels == 0], Asked(labels=labels[labels == 0]), world) == []
 
 
 def test_other_data_has_no_judge():
     pixels = np.zeros((2, 5, 12, 12, 3), np.uint8)
-    assert measure_samples(pixels, np.full(2, -1), Footage(still=True), ()) == []
+    assert measure_samples(pixels, Asked(labels=np.full(2, -1)), Footage(still=True)) == []
 
 
 def test_the_nearest_clip_is_the_one_that_was_copied():
@@ -192,17 +194,17 @@ def test_the_nearest_clip_is_the_one_that_was_copied():
 def test_samples_are_drawn_in_batches_that_continue_one_another():
     asked = []
 
-    def sample(num, shape, label, *, first, seed, steps):
+    def sample(num, shape, label=None, *, first, seed, steps):
         asked.append((num, first, seed, steps, None if label is None else label.tolist()))
         return torch.zeros(num, 3, *shape)
 
     options = {"shape": (2, 4, 4), "seed": 7, "precision": contextlib.nullcontext, "options": {"steps": 3}}
     model = SimpleNamespace(sample=sample)
-    drawn = draw_samples(model, count=5, batch_size=2, labels=np.array([0, 1, 2, 0, 1]), **options)
+    drawn = draw_samples(model, asked=Asked(labels=np.array([0, 1, 2, 0, 1])), batch_size=2, **options)
     assert asked == [(2, 0, 7, 3, [0, 1]), (2, 2, 7, 3, [2, 0]), (1, 4, 7, 3, [1])]
     assert drawn.shape == (5, 2, 4, 4, 3)
     asked.clear()
-    draw_samples(model, count=2, batch_size=2, labels=np.full(2, -1), **options)
+    draw_samples(model, asked=Asked(labels=np.full(2, -1)), batch_size=2, **options)
     assert asked == [(2, 0, 7, 3, None)]
 
 
@@ -251,3 +253,47 @@ def test_a_metric_with_a_recipe_is_measured(monkeypatch: pytest.MonkeyPatch):
     assert (one.n, one.protocol) == (CLIPS, "factor=10.0")
     what = rows.measure("reconstruction/shift")
     assert (what.label, what.unit, what.better, what.meaning) == ("Shift", "px", "lower", "How far values are off.")
+
+
+def test_samples_are_asked_for_what_the_model_knows():
+    """By labels alone in turn; with captions or actions as unseen clips have them."""
+    world = Worlds(families=("bounce", "agent"), shapes=("circle", "square"))
+    clips = [world.clip("test", index) for index in range(6)]
+
+    def asked(*names):
+        return ask(SimpleNamespace(generator=SimpleNamespace(conditioner=SimpleNamespace(names=names))), world, 6)
+
+    by_label = asked("label")
+    assert by_label.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert by_label.some(2, 4)["label"].tolist() == [0, 1] and by_label.some(2, 4).keys() == {"label"}
+    assert asked().some(0, 6) == {}
+    text = asked("text")
+    assert text.some(1, 3) == {"text": [clips[1]["caption"], clips[2]["caption"]]}
+    assert text.labels.tolist() == [clip["label"] for clip in clips]
+    every = asked("label", "text", "action").some(0, 6)
+    assert every["label"].tolist() == [clip["label"] for clip in clips]
+    assert np.array_equal(every["action"].numpy(), np.stack([clip["actions"] for clip in clips]))
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_following_captions_is_read_from_the_pixels(objects):
+    """The clips themselves follow their captions; with the captions of others, as often as those say the same by chance."""
+    families = ("bounce", "gravity", "agent")
+    world = Worlds(families=families, shapes=("circle", "square"), objects=objects, height=48, width=48, radius=(4, 9))
+    clips = [world.clip("val", index) for index in range(24)]
+    pixels = np.stack([clip["video"] for clip in clips])
+    labels, actions = np.array([clip["label"] for clip in clips]), np.stack([clip["actions"] for clip in clips])
+
+    def shares(texts):
+        found = measure_samples(pixels, Asked(labels=labels, texts=texts, actions=actions), world)
+        return {one.name: one.value for one in found if "follows" in one.name}
+
+    texts = [clip["caption"] for clip in clips]
+    own = shares(texts)
+    assert own.keys() == {f"samples/follows_{name}" for name in ("color", "shape", "size", "objects", "motion", "caption")}
+    assert min(own.values()) > 0.9
+    names = [parse_caption(text) for text in texts]
+    others = shares(texts[1:] + texts[:1])
+    same = [sorted(one["colors"]) == sorted(next_["colors"]) for one, next_ in zip(names, names[1:] + names[:1], strict=True)]
+    assert others["samples/follows_color"] == pytest.approx(np.mean(same), abs=0.05)
+    assert others["samples/follows_objects"] < 0.3

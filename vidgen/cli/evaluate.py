@@ -76,33 +76,32 @@ class Evaluation:
             kind="pairs",
         )
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """Samples, uint8 (N, T, H, W, 3), and the labels they were asked for, every label equally often (-1: no labels)."""
-        options, classes = self.options, len(self.data.class_names)
+    def draw(self) -> tuple[np.ndarray, measure.Asked]:
+        """Samples, uint8 (N, T, H, W, 3), and what they were asked to show."""
+        options = self.options
         count = options["samples"]
-        labels = np.arange(count) % classes if classes else np.full(count, -1)
+        asked = measure.ask(self.model, self.data, count)
         with Stage(self.console, "sampling", count, unit="sample") as stage:
             pixels = measure.draw_samples(
                 self.model,
-                count=count,
+                asked=asked,
                 batch_size=options["batch_size"],
                 shape=self.data.shape,
                 seed=self.seed,
                 precision=self._autocast,
-                labels=labels,
                 options={name: options[name] for name in ("steps", "guidance_scale", "temperature")},
                 progress=stage.update,
             )
-        return pixels, labels
+        return pixels, asked
 
-    def samples(self, pixels: np.ndarray, labels: np.ndarray, step: int) -> None:
+    def samples(self, pixels: np.ndarray, asked: measure.Asked, step: int) -> None:
         """Judges and shows samples; ``step`` is the generator's."""
         folder, shown = self.folder / "samples", self.options["shown"]
         folder.mkdir(exist_ok=True)
         np.save(folder / "samples.npy", pixels)
-        self._record(measure.measure_samples(pixels, labels, self.data, self.data.class_names), step)
+        self._record(measure.measure_samples(pixels, asked, self.data), step)
         for index, name in enumerate(self.data.class_names):
-            chosen = pixels[labels == index][:shown]
+            chosen = pixels[asked.labels == index][:shown]
             if len(chosen):
                 save_clips(folder, f"class-{index}", chosen, title=name, order=index)
         if not self.data.class_names:

@@ -154,9 +154,9 @@ class Fit:
         if self.generator is None:
             return
         with self._timed("sampling"):
-            pixels, labels = evaluation.draw()
+            pixels, asked = evaluation.draw()
         with self._timed("evaluation"):
-            evaluation.samples(pixels, labels, self.config["generator"]["training"]["steps"])
+            evaluation.samples(pixels, asked, self.config["generator"]["training"]["steps"])
 
     # Training
 
@@ -248,14 +248,14 @@ class Fit:
         self._show("reconstructions", "tokenizer", step, pairs(clips.numpy(), to_pixels(back)))
 
     def _preview_generator(self, generator: Any, step: int) -> None:
+        model = self._model(generator)
         pixels = measure.draw_samples(
-            self._model(generator),
-            count=PREVIEWED,
+            model,
+            asked=measure.ask(model, self.data, PREVIEWED),
             batch_size=PREVIEWED,
             shape=self.data.shape,
             seed=self.seed,
             precision=self.plan.autocast,
-            labels=np.arange(PREVIEWED) % self.plan.num_classes if self.plan.num_classes else np.full(PREVIEWED, -1),
             options={},
         )
         self._show("samples", "generator", step, pixels)

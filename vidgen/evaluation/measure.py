@@ -17,7 +17,8 @@ from torch import Tensor
 from vidgen.config import load, preset_names
 from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.folder import Folder
-from vidgen.data.worlds import Worlds
+from vidgen.data.worlds import Worlds, parse_caption
+from vidgen.data.worlds.parse import read_things
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
@@ -191,46 +192,119 @@ def measure_tokenizer(
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What N samples are asked to show.
+
+    Attributes:
+        labels: (N,), -1 for none; where a caption is given and no label, that of the clip which the caption is of.
+        by_label: whether the model is told the label.
+        texts: a caption each, or None.
+        actions: (N, T), or None.
+    """
+
+    labels: np.ndarray
+    by_label: bool = True
+    texts: list[str] | None = None
+    actions: np.ndarray | None = None
+
+    def some(self, begin: int, end: int) -> dict[str, Any]:
+        """The words for :meth:`vidgen.hub.Model.sample` to a batch of the samples; only those that there are."""
+        labels = torch.from_numpy(self.labels[begin:end])
+        told = {
+            "label": labels if self.by_label and not bool((labels < 0).all()) else None,
+            "text": None if self.texts is None else self.texts[begin:end],
+            "action": None if self.actions is None else torch.from_numpy(self.actions[begin:end]),
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def ask(model: Model, data: Data, count: int) -> Asked:
+    """What ``count`` samples of a model are asked: every label equally often, or as unseen clips are captioned and steered."""
+    conditioner = getattr(model.generator, "conditioner", None)
+    known = ("label",) if conditioner is None else conditioner.names
+    classes, by_label = len(data.class_names), "label" in known
+    if "text" not in known and "action" not in known:
+        labels = np.arange(count) % classes if classes and by_label else np.full(count, -1)
+        return Asked(labels=labels, by_label=by_label)
+    clips = [data.clip("test", index % data.size("test")) for index in range(count)]
+    labels = np.array([clip["label"] for clip in clips])
+    texts = [clip["caption"] for clip in clips] if "text" in known else None
+    actions = np.stack([clip["actions"] for clip in clips]) if "action" in known else None
+    told = by_label or texts is not None  # captions of the worlds name the family, which is the label
+    return Asked(labels=labels if told else np.full(count, -1), by_label=by_label, texts=texts, actions=actions)
+
+
 def draw_samples(
     model: Model,
     *,
-    count: int,
+    asked: Asked,
     batch_size: int,
     shape: Shape,
     seed: int,
     precision: Precision,
-    labels: np.ndarray,
     options: Mapping[str, Any],
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """``count`` samples as uint8 (N, T, H, W, 3); ``labels`` (N,) with -1 for none."""
-    drawn = []
+    """A sample for everything that is ``asked``, as uint8 (N, T, H, W, 3)."""
+    drawn, count = [], len(asked.labels)
     for begin in range(0, count, batch_size):
-        chosen = torch.from_numpy(labels[begin : begin + batch_size])
+        end = min(begin + batch_size, count)
         with precision():
-            label = None if bool((chosen < 0).all()) else chosen
-            drawn.append(to_pixels(model.sample(len(chosen), shape, label, first=begin, seed=seed, **options)))
-        progress(begin + len(chosen))
+            video = model.sample(end - begin, shape, **asked.some(begin, end), first=begin, seed=seed, **options)
+            drawn.append(to_pixels(video))
+        progress(end)
     return np.concatenate(drawn)
 
 
-def measure_samples(pixels: np.ndarray, labels: np.ndarray, data: Data, class_names: Iterable[str]) -> list[Result]:
-    """What the judge makes of samples, over all of them and, of the two verdicts, for each label.
+def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result]:
+    """What the judge makes of samples, over all of them of the two verdicts for each label, and of captions.
 
-    Samples of ``agent`` are left out: whether they are lawful depends on actions, and samples are drawn without any.
+    Samples of ``agent`` that were asked for without actions are left out: whether they are lawful depends on actions.
     """
-    names = tuple(class_names)
-    told = np.array([label < 0 or names[label] != "agent" for label in labels], dtype=bool)
-    pixels, labels = pixels[told], labels[told]
+    names, labels, actions = tuple(data.class_names), asked.labels, asked.actions
+    told = np.array([label < 0 or names[label] != "agent" or actions is not None for label in labels], dtype=bool)
+    told &= (labels >= 0) | (not isinstance(data, Worlds))
+    texts = None if asked.texts is None else [text for text, judged in zip(asked.texts, told, strict=True) if judged]
+    pixels, labels, actions = pixels[told], labels[told], None if actions is None else actions[told]
     if not len(pixels):
         return []
     judge = Judge(data, "samples")
-    judge.update(pixels, labels, None)
+    judge.update(pixels, labels, actions)
     found = judge.results() + judge.failures()
+    if texts is not None and isinstance(data, Worlds):
+        found += measure_following(pixels, texts, judge, data)
     for index, name in enumerate(names):
         if (labels == index).any():
             found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]
     return found
+
+
+def measure_following(pixels: np.ndarray, texts: list[str], judge: Judge, data: Worlds) -> list[Result]:
+    """The shares of samples that show what their captions name: objects by colour, shape and size, the motion, and all of it.
+
+    The objects are read from the pixels and the motion is that of the judge's law, so nothing is estimated by a model.
+    """
+    wanted = [parse_caption(text) for text in texts]
+    shown = [sorted(things) for things in read_things(pixels, data.recipe)]
+    asked = [sorted(zip(facts["colors"], facts["shapes"], facts["sizes"], strict=True)) for facts in wanted]
+    moves = Verdicts.cat(judge.verdicts).law
+    held = {
+        name: np.array([sorted(one[i] for one in a) == sorted(one[i] for one in b) for a, b in zip(asked, shown, strict=True)])
+        for i, name in enumerate(("color", "shape", "size"))
+    }
+    objects = np.array([a == b for a, b in zip(asked, shown, strict=True)])
+    held |= {"objects": objects, "motion": moves, "caption": objects & moves}
+    return [
+        Result(
+            name=f"samples/follows_{name}",
+            value=float(flags.mean()),
+            n=len(flags),
+            interval=wilson(int(flags.sum()), len(flags)),
+            protocol="read from the pixels, against the facts that the caption names",
+        )
+        for name, flags in held.items()
+    ]
 
 
 def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -86,6 +86,18 @@ def parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
     return Parsed(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
+def read_things(videos: NDArray[np.uint8], recipe: Recipe) -> list[list[tuple[str, str, str]]]:
+    """The (colour, shape, size) of every object of each clip, as captions name them; what is never seen is no object."""
+    parsed = parse(videos, recipe)
+    colors, middle = list(COLORS), sum(recipe.radius) / 2
+
+    def thing(clip: int, place: int) -> tuple[str, str, str]:
+        size = "small" if parsed.full[clip, place] < middle else "large"
+        return colors[parsed.color[clip, place]], recipe.shapes[parsed.shape[clip, place]], size
+
+    return [[thing(clip, place) for place in np.flatnonzero(parsed.seen[clip].any(0)).tolist()] for clip in range(len(videos))]
+
+
 @dataclasses.dataclass
 class _Pixels:
     """The pixels that are not ground: their (clip, frame) as one number, place, colour, coverage and distance off its line."""
