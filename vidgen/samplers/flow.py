@@ -2,7 +2,8 @@
 
 x_t = (1 - t) x + t e with e ~ N(0, I), and the velocity that a model learns is v = dx_t/dt = e - x. Sampling walks t from 1 to 0.
 Sources: Liu et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow Transformers" (2024), for the
-logit-normal noise levels and the shift. SiT counts time the other way: t here is 1 - t there, and v here is -v there.
+logit-normal noise levels and the shift. SiT counts time the other way: t here is 1 - t there, and v here is -v there. What a
+velocity says of data and noise is in :mod:`vidgen.samplers.paths`, for this path and others.
 """
 
 from __future__ import annotations
@@ -21,42 +22,14 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-def data_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The clean point that a velocity at ``x_t`` implies."""
-    return x_t - t * v
-
-
-def noise_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The noise that a velocity at ``x_t`` implies."""
-    return x_t + (1 - t) * v
-
-
-def velocity_from_data(x_t: Tensor, x: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
-    """The velocity at ``x_t`` that a clean point implies; ``t`` stays above ``floor``, so errors do not blow up near data."""
-    return (x_t - x) / t.clamp_min(floor)
-
-
-def bit_evidence(x_t: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
-    """What a noisy bit says of itself: its tanh is E[x | x_t] for x = +-1 with equal odds, by Bayes' rule (``t`` >= ``floor``).
-
-    Half the log-odds of +1 against -1: (1 - t) x_t / t^2. What other bits say is added to it.
-    """
-    return (1 - t) * x_t / t.clamp_min(floor).square()
-
-
-def score_from_velocity(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """The score of the marginal at ``t`` > 0 that a velocity implies: -(x_t + (1 - t) v) / t."""
-    return -(x_t + (1 - t) * v) / t
-
-
 def shift_times(t: Tensor, shift: float) -> Tensor:
     """Moves noise levels towards noise (``shift`` > 1): shift t / (1 + (shift - 1) t); ends stay where they are."""
     return shift * t / (1 + (shift - 1) * t)
 
 
-def logit_normal_times(shape: tuple[int, ...], mean: float, std: float, shift: float, device: torch.device) -> Tensor:
-    """Training noise levels sigmoid(mean + std * n), shifted."""
-    return shift_times(torch.sigmoid(mean + std * torch.randn(shape, device=device)), shift)
+def logit_normal(shape: tuple[int, ...], mean: float, std: float, device: torch.device) -> Tensor:
+    """Training noise levels sigmoid(mean + std * n)."""
+    return torch.sigmoid(mean + std * torch.randn(shape, device=device))
 
 
 def sampling_times(steps: int, shift: float = 1.0, device: torch.device | None = None) -> Tensor:

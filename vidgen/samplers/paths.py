@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -148,7 +148,7 @@ class DDPM(Path):
     schedule: Literal["linear", "cosine"] = "linear"
     T: int = 1000
 
-    @cached_property
+    @property
     def betas(self) -> Tensor:
         """(T,) variances of the steps, float64."""
         if self.schedule == "linear":
@@ -157,16 +157,11 @@ class DDPM(Path):
         product = angle.cos().square()
         return (1 - product[1:] / product[:-1]).clamp_max(0.999)
 
-    @cached_property
-    def _log_signal(self) -> Tensor:
-        """(T + 1,) log a^2 after each number of steps."""
-        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas).cumsum(0)])
-
     def _log_at(self, t: Tensor) -> Tensor:
         place = t.double() * self.T
         place = torch.where((place - place.round()).abs() < 1e-3, place.round(), place)  # levels of the table, rounded to float32
         below = place.floor().clamp(0, self.T - 1)
-        low, high = (self._log_signal.to(t.device)[(below + side).long()] for side in (0, 1))
+        low, high = (_log_signal(self, t.device)[(below + side).long()] for side in (0, 1))
         return torch.lerp(low, high, place - below)
 
     def at(self, t: Tensor) -> Coefficients:
@@ -194,6 +189,13 @@ class DDPM(Path):
             raise UserError(f"steps={steps} is more than the {self.T} steps that the path has: give steps={self.T} or fewer.")
         levels = torch.linspace(self.T, 1, steps, dtype=torch.float64, device=device).round() / self.T
         return torch.cat([levels, levels.new_zeros(1)])
+
+
+@lru_cache(maxsize=64)
+def _log_signal(path: DDPM, device: torch.device) -> Tensor:
+    """(T + 1,) log a^2 after each number of steps."""
+    with torch.inference_mode(False):  # what is made in sampling is used in training too
+        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-path.betas).cumsum(0)]).to(device)
 
 
 FLOW = Flow()
