@@ -212,6 +212,10 @@ def test_generators_say_what_they_can_make() -> None:
     assert "generator/conditioning=[label,frames]" in refused(Plain(), "autoregressive")
     assert refused(Endless(), "hierarchy_2").endswith("it makes autoregressive, interpolation.")
     assert refused(Endless(), "long_range").endswith("it makes autoregressive, interpolation.")
+    spread = Rollout(Endless.spec, (25, 16, 16), window=4, name="hierarchy_2", overlap=2)
+    assert all(len(stage.runs) == 1 for stage in spread.stages[1:])  # only what is made first, without seeing any, has gaps
+    with pytest.raises(UserError, match="windows with gaps"):
+        spread.check(Endless())
     crossing = Endless()
     crossing.takes_frames = True  # type: ignore[attr-defined]
     assert refused(crossing, "hierarchy_3").endswith("it makes autoregressive, long_range, interpolation.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.registry import build, taken
+from vidgen.rollout import Rollout
 
 FORMAT = 1
 FOR_FIT = ("training", "perceptual", "adversary", "from")
@@ -92,19 +93,12 @@ class Model:
         Raises:
             UserError: where there is no generator, or it knows nothing of what it is told.
         """
-        if self.generator is None:
-            raise UserError("This model has a tokenizer and no generator; train one with 'vidgen fit stage=all'.")
         shape = tuple(self.config["shape"]) if shape is None else shape
-        condition = Condition(
-            label=self._labels(label, num),
-            text=_one_each(text, num, "text"),
-            action=self._actions(action, num, shape[0]),
-            negative=None if negative is None else Condition(text=_one_each(negative, num, "negative")),
-        )
-        latent: Latent = self.generator.sample(
+        condition = self._condition(num, shape[0], label=label, text=text, action=action, negative=negative)
+        latent: Latent = self._generator.sample(
             num,
             shape,
-            None if condition.batch is None and negative is None else condition,
+            condition,
             first=first,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -112,6 +106,100 @@ class Model:
             seed=seed,
         )
         return self.tokenizer.decode(latent).clamp(-1, 1)
+
+    def stream(
+        self,
+        rollout: Rollout,
+        num: int,
+        label: int | str | Tensor | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        action: Action | Sequence[Action] | Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
+        seed: int = 0,
+        first: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        temperature: float = 1.0,
+    ) -> Iterator[Tensor]:
+        """``num`` videos of any length as chunks (num, C, any number of frames, H, W) in [-1, 1], in memory that stays the same.
+
+        The stages are those of :meth:`rollout`; all else is as in :meth:`sample`, ``action`` for every frame of the whole.
+
+        Raises:
+            UserError: as :meth:`sample` does, and where the generator cannot make the stages; before anything is made.
+        """
+        rollout.check(self._generator)
+        condition = self._condition(num, rollout.shape[0], label=label, text=text, action=action, negative=negative)
+
+        def draw(shape: Shape, condition: Condition, *, start: int, seed: int) -> Latent:
+            return self._generator.sample(
+                num,
+                shape,
+                condition,
+                start=start,
+                first=first,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                seed=seed,
+            )
+
+        return self._frames(rollout.run(draw, num, condition, generator=self._generator, seed=seed))
+
+    def rollout(
+        self,
+        frames: int,
+        schedule: str = "autoregressive",
+        overlap: int | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        given: Sequence[Latent] = (),
+    ) -> Rollout:
+        """The stages of videos of ``frames`` frames, in windows as long as the clips of training.
+
+        Args:
+            frames: of the whole video, given ones included.
+            schedule: of :data:`vidgen.samplers.rollout.SCHEDULES`.
+            overlap: cells of a window that are observed; None: half of it.
+            size: (H, W); that of training where None.
+            given: latents of what is there already, as ``tokenizer.encode`` gives them.
+        """
+        length, *own = self.config["shape"]
+        height, width = own if size is None else size
+        spec: LatentSpec = self.tokenizer.spec
+        window = spec.cells(length)
+        return Rollout(spec, (frames, height, width), window=window, name=schedule, overlap=overlap, given=given)
+
+    def _frames(self, latents: Iterator[Latent]) -> Iterator[Tensor]:
+        """The videos of latents that follow one another; of a tokenizer that does not stream all at once, at the end."""
+        with torch.no_grad():
+            if self.tokenizer.streams:
+                chunks = self.tokenizer.decode_stream(latents)
+            else:
+                chunks = iter([self.tokenizer.decode(Latent.cat(list(latents)))])
+        while True:
+            with torch.no_grad():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk.clamp(-1, 1)
+
+    @property
+    def _generator(self) -> Any:
+        if self.generator is None:
+            raise UserError("This model has a tokenizer and no generator; train one with 'vidgen fit stage=all'.")
+        return self.generator
+
+    def _condition(self, num: int, frames: int, *, label: Any, text: Any, action: Any, negative: Any) -> Condition | None:
+        """What ``num`` videos of ``frames`` frames are told; None where that is nothing."""
+        condition = Condition(
+            label=self._labels(label, num),
+            text=_one_each(text, num, "text"),
+            action=self._actions(action, num, frames),
+            negative=None if negative is None else Condition(text=_one_each(negative, num, "negative")),
+        )
+        return None if condition.batch is None and negative is None else condition
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ class Rollout:
         Raises:
             UserError: where it cannot, naming the schedules that it can make, or how to train one that can.
         """
-        ways = [self._way(stage) for stage in self.stages if stage.observed]
+        ways = [self._way(stage) for stage in self.stages if stage.observed or len(stage.runs) > 1]
         if not ways:
             return
         if not getattr(generator, "takes_known", False):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,40 +78,47 @@ def write_mp4(path: str | os.PathLike[str], video: Pixels, fps: float = 8, scale
 
 
 def write_frames(path: str | os.PathLike[str], frames: Iterable[Pixels], fps: float) -> None:
-    """Write frames as they come as an mp4 that every browser plays: H.264, yuv420p, tagged BT.709 limited range, index in front.
+    """Write frames as they come, as :func:`frame_writer` does; they are not kept, so that any number of them can be written.
 
     Args:
         path: Where the file goes; its folder is made when absent. Nothing is left of it where ``frames`` raises.
-        frames: uint8 (H, W, 3), one or more of one size. An odd height or width gets its last row or column once more, for
-            4:2:0 chroma needs even sizes. They are not kept, so that any number of them can be written.
+        frames: uint8 (H, W, 3), one or more of one size.
         fps: Frames a second.
 
     Raises:
         OSError: when the file cannot be written.
     """
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+    with frame_writer(path, fps) as write:
+        for pixels in frames:
+            write(pixels)
 
-    coming = iter(frames)
-    first = next(coming)
-    height, width = first.shape[:2]
+
+@contextmanager
+def frame_writer(path: str | os.PathLike[str], fps: float) -> Iterator[Callable[[Pixels], None]]:
+    """An mp4 that every browser plays, written frame by frame: H.264, yuv420p, tagged BT.709 limited range, index in front.
+
+    Args:
+        path: Where the file goes; its folder is made when absent. Nothing is left of it where its block raises.
+        fps: Frames a second.
+
+    Yields:
+        what writes the next frame, uint8 (H, W, 3), all of one size. An odd height or width gets its last row or column once
+        more, for 4:2:0 chroma needs even sizes.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    stream: Any = None
     with _replacing(path) as partial, av.open(partial, "w", "mp4", options={"movflags": "+faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        # CRF 12 cannot be told from the original by eye (flat ground within 2 of 255); a small clip is a few kB. Without x264's
-        # macroblock tree, whose fast code reads beyond small frames, the same frames always make the same file.
-        options = {"crf": "12", "preset": "medium", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.height, stream.width = height + height % 2, width + width % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        # Clips are small: starting threads would take longer than encoding. 0 lets the encoder choose.
-        context.thread_count = 0 if height * width > LARGE else 1
-        # Players read untagged files as BT.601 or as BT.709, as they please: colours would differ from one to the next.
-        context.colorspace = Colorspace.ITU709
-        context.color_primaries = ColorPrimaries.BT709
-        context.color_trc = ColorTrc.BT709
-        context.color_range = ColorRange.MPEG
-        for pixels in chain([first], coming):
+
+        def write(pixels: Pixels) -> None:
+            nonlocal stream
+            if stream is None:
+                stream = _video_stream(container, pixels.shape[0], pixels.shape[1], fps)
+            height, width = pixels.shape[:2]
             even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
             frame = frame.reformat(
@@ -122,7 +129,32 @@ def write_frames(path: str | os.PathLike[str], frames: Iterable[Pixels], fps: fl
                 threads=1,
             )
             container.mux(stream.encode(frame))
+
+        yield write
+        assert stream is not None, "a video has one frame or more"
         container.mux(stream.encode())
+
+
+def _video_stream(container: Any, height: int, width: int, fps: float) -> Any:
+    """The stream of frames of that size in an open file."""
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    rate = Fraction(fps).limit_denominator(1001)
+    # CRF 12 cannot be told from the original by eye (flat ground within 2 of 255); a small clip is a few kB. Without x264's
+    # macroblock tree, whose fast code reads beyond small frames, the same frames always make the same file.
+    options = {"crf": "12", "preset": "medium", "x264-params": "mbtree=0"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.height, stream.width = height + height % 2, width + width % 2
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    # Clips are small: starting threads would take longer than encoding. 0 lets the encoder choose.
+    context.thread_count = 0 if height * width > LARGE else 1
+    # Players read untagged files as BT.601 or as BT.709, as they please: colours would differ from one to the next.
+    context.colorspace = Colorspace.ITU709
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+    context.color_range = ColorRange.MPEG
+    return stream
 
 
 def contact_sheet(path: str | os.PathLike[str], videos: Pixels, every: int = 1) -> None:

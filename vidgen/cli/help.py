@@ -43,7 +43,8 @@ COMMANDS = {
         examples=(
             "vidgen sample",
             "vidgen sample run=runs/latest num=4 label=gravity",
-            "vidgen sample 'shape=[33,32,32]' out=long",
+            "vidgen sample frames=129 rollout.overlap=2 out=long",
+            "vidgen sample frames=65 continue=VIDEO.mp4 num=4",
         ),
         output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'.",
     ),

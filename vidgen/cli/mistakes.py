@@ -31,6 +31,7 @@ RANGES = {
     "samples": (1, math.inf),
     "shown": (1, math.inf),
     "fps": (1, math.inf),
+    "frames": (1, math.inf),
     "chunk": (0, math.inf),
     "log_every": (1, math.inf),
     "checkpoint_every": (1, math.inf),
@@ -73,7 +74,7 @@ def check_choice(group: str, name: object, command: str) -> None:
     Raises:
         UserError: naming the nearest and all of them.
     """
-    optional = command_groups(command)[group] is None
+    optional = command_groups(command).get(group, "") is None
     if name not in preset_names(group) and not (name is None and optional):
         raise unknown(group, "null" if name is None else name, preset_names(group))
 
@@ -129,7 +130,7 @@ def check_values(config: Mapping[str, Any]) -> None:
 def _meant(key: str, base: Mapping[str, Any], command: str) -> str:
     """What an unknown key may have meant: an option of another part, the nearest beside it, the nearest last word anywhere."""
     for group in command_groups(command):
-        option = key.removeprefix(f"{group.replace('/', '.')}.")
+        option = key.replace("/", ".").removeprefix(f"{group.replace('/', '.')}.")
         others = [name for name in preset_names(group) if option != key and option in load(group, name)]
         if others:
             return f" {group}={others[0]} has it."

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from vidgen import hub
+from vidgen.cli import long
 from vidgen.cli.device import autocast, choose_device
 from vidgen.cli.progress import Stage
 from vidgen.data.batches import to_pixels
@@ -32,26 +33,20 @@ def run(config: dict[str, Any]) -> None:
     if len(shape) != 3:
         raise UserError(f"shape={list(shape)} is not [frames,height,width]; leave it out for the size of training.")
     model.tokenizer.spec.grid(shape)
-    label = _label(config["label"], model.class_names)
+    told = {
+        "label": _label(config["label"], model.class_names),
+        **{name: config[name] for name in ("text", "action", "negative", "steps", "guidance_scale", "temperature")},
+    }
     precision = choose(config["precision"], device)
+    if config["frames"] is not None or config["continue"] is not None:
+        long.draw(config, model, out, told, device=device, precision=precision, console=console)
+        return
     drawn: list[np.ndarray] = []
     with Stage(console, "sampling", config["num"], unit="sample") as stage:
         for first in range(0, config["num"], config["batch_size"]):
             count = min(config["batch_size"], config["num"] - first)
             with autocast(device, precision):
-                video = model.sample(
-                    count,
-                    shape,
-                    label,
-                    text=config["text"],
-                    action=config["action"],
-                    negative=config["negative"],
-                    seed=config["seed"],
-                    first=first,
-                    steps=config["steps"],
-                    guidance_scale=config["guidance_scale"],
-                    temperature=config["temperature"],
-                )
+                video = model.sample(count, shape, seed=config["seed"], first=first, **told)
             drawn.append(to_pixels(video))
             stage.update(first + count)
     pixels = np.concatenate(drawn)

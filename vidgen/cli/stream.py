@@ -33,6 +33,7 @@ class Video:
     Args:
         config: of the command: ``input``, ``size`` and ``fps`` are used.
         spec: of the tokenizer that it goes through.
+        option: that names the file.
 
     Attributes:
         height: of its frames as they are given to the tokenizer, as is ``width``.
@@ -43,17 +44,17 @@ class Video:
         UserError: where it is no video, or the tokenizer's stride does not divide its size.
     """
 
-    def __init__(self, config: dict[str, Any], spec: LatentSpec) -> None:
-        self.path = existing_file(config, "a video")
+    def __init__(self, config: dict[str, Any], spec: LatentSpec, option: str = "input") -> None:
+        self.option, self.path = option, existing_file(config, "a video", option)
         try:
             found, seconds = decode.probe(self.path), decode.duration(self.path)
         except decode.DecodeError as error:
-            raise UserError(f"input={self.path} cannot be read as a video: {error}.") from error
+            raise UserError(f"{option}={self.path} cannot be read as a video: {error}.") from error
         self._pixel_aspect, self._convert = found.pixel_aspect, config["fps"]
         own = (found.height, round(found.width * found.pixel_aspect))
         self.height, self.width = _size(config["size"], own, spec)
         if self._convert is None and found.rate is None:
-            raise UserError(f"input={self.path} states no frame rate; give fps=NUMBER, the frames a second to take from it.")
+            raise UserError(f"{option}={self.path} states no frame rate; give fps=NUMBER, the frames a second to take from it.")
         self.fps = float(self._convert or found.rate)  # type: ignore[arg-type]
         self.frames = None if seconds is None else max(1, round(seconds * self.fps))
 
@@ -63,7 +64,7 @@ class Video:
             for _, frame in decode.frames(self.path, fps=self._convert):
                 yield fit(frame, self.height, self.width, self._pixel_aspect)
         except decode.DecodeError as error:
-            raise UserError(f"input={self.path} does not decode to its end: {error}.") from error
+            raise UserError(f"{self.option}={self.path} does not decode to its end: {error}.") from error
 
 
 class Codec:
@@ -124,20 +125,20 @@ def pixels(videos: Iterable[Tensor]) -> Iterator[Pixels]:
     return chain.from_iterable(to_pixels(video)[0] for video in videos)
 
 
-def existing_file(config: dict[str, Any], what: str) -> Path:
-    """The file ``input``.
+def existing_file(config: dict[str, Any], what: str, option: str = "input") -> Path:
+    """The file that ``option`` names.
 
     Raises:
         UserError: where it is not given or there is none.
     """
-    if config["input"] is None:
-        raise UserError(f"input is missing: give input=FILE, {what}.")
-    path = Path(config["input"])
+    if config[option] is None:
+        raise UserError(f"{option} is missing: give {option}=FILE, {what}.")
+    path = Path(config[option])
     if path.is_dir():
-        raise UserError(f"input={path} is a folder; give input=FILE, {what}.")
+        raise UserError(f"{option}={path} is a folder; give {option}=FILE, {what}.")
     if not path.is_file():
         beside = [str(path.with_name(file.name)) for file in path.parent.glob("*") if file.is_file()]
-        raise UserError(f"There is no file input={path}.{did_you_mean(str(path), beside)} Give input=FILE, {what}.")
+        raise UserError(f"There is no file {option}={path}.{did_you_mean(str(path), beside)} Give {option}=FILE, {what}.")
     return path
 
 
