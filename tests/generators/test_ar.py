@@ -126,7 +126,7 @@ def test_a_token_is_predicted_from_those_before_it_and_from_no_other(name: str, 
     embedded = torch.randn(1, count, 24, dtype=torch.float64, requires_grad=True)
     ar.head = Embedded(embedded)
     places = ar.places(grids, 0, None, CPU)
-    x = full_pass(ar, torch.arange(count).view(1, -1, 1), places, ar._told([None], 1, places, grids, 0))
+    x = full_pass(ar, torch.arange(count).view(1, -1, 1), places, ar._told(None, 1, 1, places, grids, 0))
     path = generation_order(spec, grids, order).tolist()
     assert sorted(path) == list(range(count))
     for place in range(len(path)):
@@ -166,7 +166,7 @@ def test_with_a_cache_every_token_is_predicted_as_without(name: str, order: str,
             condition = given(spec, tokens, grids, mask, label=condition.label)
         known = known_tokens(condition, spec, grids, 0)
         places = ar.places(grids, 0, known, CPU, aligned=True)
-        told = ar._told([condition, ar.conditioner.without(condition)], 3, places, grids, 0)
+        told = ar._told(Condition.cat([ar.conditioner.without(condition), condition], 3), 2, 3, places, grids, 0)
         padded = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1)
         whole = full_pass(ar, padded.repeat(2, 1, 1), _twice(places), told)
         walk = _Walk(ar, padded.clone(), places, told, places.prefix, 0)
@@ -175,8 +175,8 @@ def test_with_a_cache_every_token_is_predicted_as_without(name: str, order: str,
         for place in range(places.prefix, places.length):
             one, other = walk.features(place)
             there = places.there[:, place].expand(3)
-            torch.testing.assert_close(one[there, 0], whole[:3][there, place], rtol=0, atol=1e-10)
-            torch.testing.assert_close(other[there, 0], whole[3:][there, place], rtol=0, atol=1e-10)
+            torch.testing.assert_close(one[there, 0], whole[3:][there, place], rtol=0, atol=1e-10)
+            torch.testing.assert_close(other[there, 0], whole[:3][there, place], rtol=0, atol=1e-10)
             index = places.token[:, place].expand(3)
             target = padded[torch.arange(3), index].unsqueeze(1)
             walk.write(place, target)
@@ -201,7 +201,7 @@ def test_a_window_is_a_shorter_cache() -> None:
     spec, grids = PLAIN, PLAIN.grids((6, 2, 2))
     ar = model(spec, time_window=2, depth=1)
     places = ar.places(grids, 0, None, CPU, aligned=True)
-    told = ar._told([None], 1, places, grids, 0)
+    told = ar._told(None, 1, 1, places, grids, 0)
     walk = _Walk(ar, random_tokens(spec, ((6, 2, 3),), 1)[:, :25], places, told, 0, 0)
     longest = max((walk.features(place), walk.cache.length)[1] for place in range(24))
     assert longest == walk.cache.blocks[0].shape[3] == 8
@@ -281,7 +281,8 @@ def test_samples_are_as_frequent_as_the_likelihood_says(order: str) -> None:
     ar, grids, number = model(PLAIN, order=order, scale=0.5), ((1, 2, 2),), 4000
     sequences = every_sequence(PLAIN, 4)
     label = torch.zeros(len(sequences), dtype=torch.long)
-    losses, _ = ar.token_losses(sequences, grids, Condition(label=label))
+    with torch.no_grad():
+        losses, _ = ar.token_losses(sequences, grids, Condition(label=label))
     expected = (-losses.sum(1)).exp()
     drawn = ar.sample(number, grids[0], Condition(label=torch.zeros(number, dtype=torch.long)), guidance_scale=1.0).ids
     assert float(expected.max()) > 3 * float(expected.min())
@@ -357,7 +358,7 @@ def test_every_token_sees_all_that_is_known() -> None:
     places = ar.places(grids, 0, known_tokens(condition, PLAIN, grids, 0), CPU)
     embedded = torch.randn(1, 8, 24, dtype=torch.float64, requires_grad=True)
     ar.head = Embedded(embedded)
-    x = full_pass(ar, torch.arange(8).view(1, -1, 1), places, ar._told([None], 1, places, grids, 0))
+    x = full_pass(ar, torch.arange(8).view(1, -1, 1), places, ar._told(None, 1, 1, places, grids, 0))
     path = [1, 6, 0, 2, 3, 4, 5, 7]
     assert places.token[0].tolist() == path
     for place in range(8):
@@ -415,7 +416,7 @@ def test_guidance_leads_from_the_one_prediction_past_the_other() -> None:
     tokens = ar.sample(2, grids[0], condition, guidance_scale=3.0).ids
 
     def predicted(told: Condition | None) -> Tensor:
-        return full_pass(ar, tokens, places, ar._told([told], 2, places, grids, 0))
+        return full_pass(ar, tokens, places, ar._told(told, 1, 2, places, grids, 0))
 
     for place, (x, other, scale) in enumerate(seen):
         assert scale == 3.0
@@ -427,6 +428,10 @@ def test_guidance_leads_from_the_one_prediction_past_the_other() -> None:
     seen.clear()
     ar.sample(2, grids[0], condition, guidance_scale=1.0)
     assert [other for _, other, _ in seen] == [None, None]
+    seen.clear()
+    ar.guidance_interval, ar.guidance_schedule = (0.3, 1.0), "linear"
+    ar.sample(2, (1, 1, 5), condition, guidance_scale=3.0)
+    assert [scale for _, _, scale in seen] == [1.0, 1.0, 2.0, 2.5, 3.0]
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -449,7 +454,7 @@ def test_what_a_cell_is_told_reaches_its_tokens_and_what_follows() -> None:
     c = torch.randn(1, 3, 24, dtype=torch.float64, requires_grad=True)
     ar.conditioner.vector = lambda *given: c  # type: ignore[method-assign]
     places = ar.places(grids, 0, None, CPU)
-    x = full_pass(ar, random_tokens(PLAIN, grids, 1), places, ar._told([None], 1, places, grids, 0))
+    x = full_pass(ar, random_tokens(PLAIN, grids, 1), places, ar._told(None, 1, 1, places, grids, 0))
     for place in range(6):
         (slope,) = torch.autograd.grad(x[0, place].square().sum(), c, retain_graph=True)
         assert slope[0].abs().sum(-1).nonzero().flatten().tolist() == list(range(min(place, 2) + 1))

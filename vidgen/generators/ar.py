@@ -36,6 +36,7 @@ from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order, known_tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
+from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
 from vidgen.samplers.noise import sample_uniform
 
 ROUTES = {
@@ -98,7 +99,7 @@ class AR(nn.Module):
         top_p: float = 1.0,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        guidance_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        guidance_schedule: Schedule = "constant",
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -106,6 +107,7 @@ class AR(nn.Module):
         self.spec = space.spec if space.spec.levels is not None else replace(space.spec, scales=None, clip=None)
         self.order, self.time_window, self.top_k, self.top_p, self.rope_theta = order, time_window, top_k, top_p, rope_theta
         self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
+        check_guidance(guidance_interval, guidance_schedule)
         self._check_options()
         self.wants = ("h", "logvar") if self.spec.levels is None else ("ids",)
         self.conditioner = Conditioner(
@@ -197,10 +199,12 @@ class AR(nn.Module):
 
     @torch.no_grad()
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
-        """The mean loss of a token: nothing is dropped or given, and what a flow head draws is the same every time."""
-        with torch.random.fork_rng(devices=[self.begin.device] if self.begin.device.type == "cuda" else []):
-            torch.manual_seed(0)
-            return self._loss(latent, self._tokens(latent, drawn=False), condition).total
+        """The mean loss of a token: nothing is dropped or drawn, but for a flow head's noise, which is the same every time."""
+        training = self.head.training
+        self.head.eval()  # whose noise then is fixed
+        loss = self._loss(latent, self._tokens(latent, drawn=False), condition).total
+        self.head.train(training)
+        return loss
 
     def _loss(self, latent: Latent, tokens: Tensor, condition: Condition | None) -> Losses:
         losses, counted = self.token_losses(tokens, latent.grids, condition, latent.start)
@@ -222,8 +226,8 @@ class AR(nn.Module):
         """
         batch, grids = len(tokens), self._grids(grids)
         known = known_tokens(condition, self.spec, grids, start)
-        tokens, places = self._given(tokens, condition, known), self.places(grids, start, known, tokens.device)
-        told = self._told([condition], batch, places, grids, start)
+        tokens, places = self._given(tokens, condition, known, grids, start), self.places(grids, start, known, tokens.device)
+        told = self._told(condition, 1, batch, places, grids, start)
         mask = places.mask(self.time_window) if self.time_window or known is not None else (1,) * places.length
         x = self.inputs(tokens, places) + self.where(places, start)
         x = self(x, told.c, self.rope(places), mask, context=told.context)
@@ -251,12 +255,13 @@ class AR(nn.Module):
             h = h + torch.exp(latent.logvar / 2) * torch.randn_like(h)
         return to_tokens(h)
 
-    def _told(self, parts: Sequence[Condition | None], num: int, places: Places, grids: tuple[Shape, ...], start: int) -> _Told:
-        """The conditions of ``num`` clips each, one after the other: a vector a batch or a place, and what is seen besides."""
-        said = [replace(part or Condition(), known=None, known_mask=None, negative=None) for part in parts]
-        condition, batch = Condition.cat(said, num), num * len(parts)
+    def _told(
+        self, condition: Condition | None, copies: int, num: int, places: Places, grids: tuple[Shape, ...], start: int
+    ) -> _Told:
+        """What ``copies`` times ``num`` clips are told: a vector a clip or a place, and what cross-attention sees."""
+        batch = copies * num
         c = self.conditioner.vector(condition, batch, full_grid(self.spec, grids)[0], start)
-        return _Told(c if c.shape[1] == 1 else _take(c, places.cell), self.conditioner.context(condition, batch), len(parts))
+        return _Told(c if c.shape[1] == 1 else _take(c, places.cell), self.conditioner.context(condition, batch), copies)
 
     # Sampling ---------------------------------------------------------------------------------------------------------------
 
@@ -287,13 +292,15 @@ class AR(nn.Module):
         self.conditioner.check(condition)
         grids, device = self._grids(self.space.spec.grids(shape, start)), self.begin.device
         known = known_tokens(condition, self.spec, grids, start)
-        tokens = self._given(self._blank(num, sum(map(prod, grids))), condition, known)
+        tokens = self._given(self._blank(num, sum(map(prod, grids))), condition, known, grids, start)
         prefix, past = self._split(known, grids)
         places = self.places(grids, start, prefix, device, aligned=True)
         begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
         noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
-        scales = self._scales(guidance_scale, places.length - begin)
-        told = self._told(self._parts(condition, scales), num, places, grids, start)
+        guidance = self._guidance(condition, num, guidance_scale)
+        scales = _strengths(guidance, places.length - begin)
+        guided = any(scale != 1 for scale in scales)
+        told = self._told(guidance.stacked if guided else guidance.branches[-1], 1 + guided, num, places, grids, start)
         walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start, past)
         for place, scale in enumerate(scales, start=begin):
             features, other = walk.features(place)
@@ -308,12 +315,24 @@ class AR(nn.Module):
             return self.begin.new_zeros(num, count, self.space.h_channels)
         return self.begin.new_zeros(num, count, len(self.spec.levels), dtype=torch.long)
 
-    def _given(self, tokens: Tensor, condition: Condition | None, known: Tensor | None) -> Tensor:
-        """``tokens`` with those that are known as they are given."""
+    def _given(
+        self, tokens: Tensor, condition: Condition | None, known: Tensor | None, grids: tuple[Shape, ...], start: int
+    ) -> Tensor:
+        """``tokens`` with those that are known as they are given.
+
+        Raises:
+            UserError: where they are not of this window.
+        """
         if known is None:
             return tokens
         assert condition is not None and condition.known is not None
-        return torch.where(known.unsqueeze(-1), self._tokens(condition.known).to(tokens), tokens)
+        latent = condition.known
+        if self._grids(latent.grids) != grids or latent.start != start:
+            raise UserError(
+                f"What is known has the grids {latent.grids} from cell {latent.start} on, and the window {grids} from cell "
+                f"{start} on: give a latent of the whole window, and say in known_mask which of its cells are known."
+            )
+        return torch.where(known.unsqueeze(-1), self._tokens(latent).to(tokens), tokens)
 
     def _split(self, known: Tensor | None, grids: tuple[Shape, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Of known tokens (B, N) those that come as a prefix, and those that count as generated before; None where none do.
@@ -328,18 +347,15 @@ class AR(nn.Module):
         prefix = known & ~past
         return prefix if bool(prefix.any()) else None, past if bool(past.any()) else None
 
-    def _scales(self, scale: float | None, count: int) -> list[float]:
-        """The weight of guidance at each of ``count`` tokens."""
-        return [self.guidance_scale if scale is None else scale] * count
-
-    def _parts(self, condition: Condition | None, scales: Sequence[float]) -> list[Condition | None]:
-        """What is told, and where there is guidance what that leads away from; both go through the network as one batch."""
-        if condition is None or all(scale == 1 for scale in scales):
-            return [condition]
-        rest = condition.negative or self.conditioner.without(condition)
-        said = ("label", "text", "action", "frames")
-        same = all(getattr(condition, name) is getattr(rest, name) for name in said)
-        return [condition] if same else [condition, rest]
+    def _guidance(self, condition: Condition | None, num: int, scale: float | None) -> Guidance:
+        """By what is told besides known cells, which are tokens."""
+        said = replace(condition or Condition(), known=None, known_mask=None)
+        scale = self.guidance_scale if scale is None else scale
+        interval, schedule = self.guidance_interval, self.guidance_schedule
+        guidance = self.conditioner.guide(said, num, scale=scale, interval=interval, schedule=schedule)
+        if len(guidance.scales) > 1:
+            raise UserError(f"ar is guided by one scale for all conditions, not by {scale}: give one number.")
+        return guidance
 
     def _latent(self, tokens: Tensor, shape: Shape, start: int, condition: Condition | None) -> Latent:
         """The latent of all tokens, its known cells as they were given, to the bit."""
@@ -358,7 +374,13 @@ class AR(nn.Module):
 
 @dataclass(frozen=True)
 class _Told:
-    """The conditions of ``copies`` batches: vectors (copies * B, 1 or L, width), and what cross-attention sees."""
+    """The conditions of one batch, or of two, that which guidance leads away from first.
+
+    Attributes:
+        c: (copies * B, 1 or L, width).
+        context: what cross-attention sees.
+        copies: 1, or 2.
+    """
 
     c: Tensor
     context: Context | None
@@ -413,7 +435,7 @@ class _Walk:
         x = self._passed(place, place + 1, None if self.seen is None else self.seen[..., place : place + 1, : place + 1])
         if self.told.copies == 1:
             return x, None
-        one, other = x.chunk(2)
+        other, one = x.chunk(2)
         return one, other
 
     def _passed(self, begin: int, end: int, mask: Tensor | tuple[int, ...] | None) -> Tensor:
@@ -434,6 +456,12 @@ class _Walk:
         if self.past is not None:
             drawn = torch.where(self.past.gather(1, index).unsqueeze(-1), _take(self.tokens, index), drawn)
         self.tokens.scatter_(1, index.unsqueeze(-1).expand_as(drawn), drawn)
+
+
+def _strengths(guidance: Guidance, count: int) -> list[float]:
+    """The scale of guidance at each of ``count`` tokens; progress is 0 at the first and 1 at the last."""
+    weights = [guidance.weights(place / max(count - 1, 1)) for place in range(count)]
+    return [weight[0] if weight else 1.0 for weight in weights]
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
