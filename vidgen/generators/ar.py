@@ -114,7 +114,7 @@ class AR(nn.Module):
             conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
         )
         self.draws_known = any(hasattr(part, "draw") for part in self.conditioner.parts.values())
-        self.head = build_head(head, space=space, width=width)
+        self.head: Any = build_head(head, space=space, width=width)
         self.trunk = Trunk(
             width=width,
             depth=depth,
