@@ -140,8 +140,6 @@ class MaskGIT(nn.Module):
         self.conditioner = Conditioner(
             conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
         )
-        self.head: Any = build_head(head, space=space, width=width)
-        self.order = self._ordered(order)
         self.trunk = Trunk(
             width=width,
             depth=depth,
@@ -150,6 +148,8 @@ class MaskGIT(nn.Module):
             context=self.conditioner.needs_context,
             checkpoint=checkpoint,
         )
+        self.head: Any = build_head(head, space=space, width=width)
+        self.order = self._ordered(order)
         self.norm = FinalNorm(width)
         self.mask = nn.Parameter(0.02 * torch.randn(width))
         self.place = nn.Linear(self.trunk.head_dim, width, bias=False)
@@ -189,17 +189,17 @@ class MaskGIT(nn.Module):
         c = c if c.shape[1] == 1 else c[:, layout.cell]
         x = torch.where(masked.unsqueeze(-1), self.mask.to(self.place.weight.dtype), self.head.embed(tokens))
         rope = rotary_table(layout.positions, self.trunk.head_dim, self.rope_theta)
-        x = self.trunk(x + self._where(layout, start), c, rope, context=self.conditioner.context(condition, len(tokens)))
+        x = x + self._where(layout, token_layout(self.space.spec, grids, 0, tokens.device).positions, start)
+        x = self.trunk(x, c, rope, context=self.conditioner.context(condition, len(tokens)))
         return self.norm(x, c)
 
-    def _where(self, layout: Layout, start: int) -> Tensor:
+    def _where(self, layout: Layout, from_first: Tensor, start: int) -> Tensor:
         """(N, width): where each token lies. Rotary positions are relative, and masked tokens alike: they could not tell.
 
-        Time is counted from the window's first cell, so that later windows are no news; cell 0, a single frame, is told apart.
+        Time is counted ``from_first``, the window's first cell, so that later windows are no news; cell 0 is told apart.
         """
-        positions = layout.positions - layout.positions.new_tensor([start, 0.0, 0.0])
         half = self.trunk.head_dim // 2
-        cos, sin = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
+        cos, sin = rotary_table(from_first, self.trunk.head_dim, self.rope_theta)
         x = self.place(torch.cat([cos[:, :half], sin[:, :half]], dim=-1).to(self.place.weight.dtype))
         if self.scale is not None:
             x = x + self.scale(layout.scale)
@@ -345,9 +345,8 @@ class MaskGIT(nn.Module):
         """The guided network and its head; ``noise`` (steps, B, N, draws), or (1, B, N, draws) where tokens are drawn once."""
 
         def draw(step: int, tokens: Tensor, masked: Tensor, at: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            progress = (
-                min(step / max(work.steps - 1, 1), 1.0) if work.steps > 1 else 1.0
-            )  # revisions are guided as the last step is
+            # revisions are guided as the last step is
+            progress = min(step / (work.steps - 1), 1.0) if work.steps > 1 else 1.0
             told, copies = work.guidance.at(progress)
             x = self(tokens.repeat(copies, 1, 1), masked.repeat(copies, 1), told, grids=work.grids, start=work.start)
             u = noise[step if len(noise) > 1 else 0]
@@ -386,10 +385,9 @@ class MaskGIT(nn.Module):
         if spec.levels is None:
             latent = self.space.project(from_tokens(tokens, grids[-1]), num_frames=frames, start=start)
         else:
-            h = from_tokens(2 * tokens - 1, grids[-1]).to(self.mask.dtype) if spec.kind == "bits" else None
-            latent = Latent(
-                spec=spec, grids=grids, num_frames=frames, start=start, z=self.space.embed(tokens, grids), h=h, ids=tokens
-            )
+            z = self.space.embed(tokens, grids).to(self.mask.dtype)
+            h = from_tokens(2 * tokens - 1, grids[-1]).to(z.dtype) if spec.kind == "bits" else None
+            latent = Latent(spec=spec, grids=grids, num_frames=frames, start=start, z=z, h=h, ids=tokens)
         if condition is None or condition.known is None:
             return latent
         cells = known_cells(condition).to(tokens.device).unsqueeze(1)

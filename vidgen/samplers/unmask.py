@@ -167,14 +167,16 @@ def in_order(
     total = remaining[:, :1].new_tensor(unknown.tolist())[:, None]
     ends = total - remaining
     starts = torch.cat([torch.zeros_like(total), ends[:, :-1]], dim=1)
+    widest = (ends - starts).amax(dim=0).tolist()
+    starts, counts = starts.to(tokens.device), (ends - starts).to(tokens.device)  # before the steps, which then never wait
     sequence = ranks.masked_fill(known, size).argsort(dim=1, stable=True)
     masked = torch.zeros_like(known) if revise else ~known
-    for step, widest in enumerate((ends - starts).amax(dim=0).tolist()):
-        if widest == 0:  # fewer tokens than steps
+    for step, width in enumerate(widest):
+        if width == 0:  # fewer tokens than steps
             break
-        offset = torch.arange(widest)
-        at = sequence.gather(1, ((starts[:, step, None] + offset) % size).to(sequence.device))
-        chosen = (offset < (ends - starts)[:, step, None]).to(sequence.device)
+        offset = torch.arange(width, device=tokens.device)
+        at = sequence.gather(1, (starts[:, step, None] + offset) % size)
+        chosen = offset < counts[:, step, None]
         if revise:
             masked = torch.zeros_like(known).scatter(1, at, chosen)
         drawn, _ = draw(first + step, tokens, masked, at)
