@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vidgen import Condition, Latent, UserError, config, hub
 from vidgen.generators.var import VAR
 from vidgen.latents import Shape
+from vidgen.nn.pyramid import residual_pyramid
 
 KINDS = ["pyramid", "pyramid_lfq", "pyramid_clip", "kl", "kl_clip"]
 GROWING = [[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]
@@ -362,29 +363,45 @@ def test_flips_are_of_pyramids_of_bits() -> None:
     _, bits, latent = made("pyramid_lfq", flip=0.5)
     assert bits.wants == ("ids", "h")
     torch.manual_seed(0)
-    targets, sums = bits._pyramid(latent, bits.flip)
+    targets, sums = bits._pyramid(latent, bits.wrong)
     clean, whole = bits._pyramid(latent)
     assert torch.equal(targets[0], clean[0])
     assert not torch.equal(sums[0], whole[0])
     assert any(not torch.equal(one, other) for one, other in zip(targets[1:], clean[1:], strict=True))
     assert bits.validation_loss(latent) == bits.validation_loss(latent)
     _, codes, _ = made("pyramid", flip=0.5)
-    assert codes.flip == 0
+    assert codes.wrong == 0
     assert codes.wants == ("ids",)
 
 
+def test_noise_is_mended_by_later_scales() -> None:
+    """Without noise it is the pyramid of nn; with it sums go wrong, and the last scale's target still leads to the latent."""
+    _, generator, latent = made("kl", noise=0.5)
+    clean, whole = sums_of(generator, latent)
+    residues, sums = residual_pyramid(latent.h, generator._grids(latent))
+    torch.testing.assert_close(whole, sums)
+    torch.testing.assert_close(
+        clean, [r.flatten(2).transpose(1, 2) / std for r, std in zip(residues, generator.std, strict=True)]
+    )
+    torch.manual_seed(0)
+    targets, wrong = generator._pyramid(replace(latent, logvar=None), generator.wrong)
+    assert torch.equal(targets[0], clean[0])
+    assert not torch.equal(wrong[0], whole[0])
+    torch.testing.assert_close(wrong[-1], latent.h, atol=1e-5, rtol=1e-5)
+
+
 def test_a_continuous_pyramid_is_measured() -> None:
-    """Each scale's targets have unit size, and its sums the size of the latents: h again at the end."""
-    _, generator, latent = made("kl")
-    targets, sums = sums_of(generator, latent)
-    noise_free = torch.cat([part.flatten(0, 1) for part in targets])
-    assert bool(torch.isfinite(noise_free).all())
-    torch.testing.assert_close(sums[-1], latent.h, atol=1e-5, rtol=1e-5)
-    generator.prepare(replace(latent, logvar=None))
-    targets, _ = sums_of(generator, latent)
-    for target, std in zip(targets, generator.std, strict=True):
-        size = target.square().mean(dim=(0, 1)).sqrt()
-        torch.testing.assert_close(size[std > 1e-3], torch.ones_like(size)[std > 1e-3], atol=1e-3, rtol=1e-3)
+    """Each scale's targets have unit size, the posterior's draws and the noise of training included."""
+    tokenizer, generator, _ = made("kl")
+    latent = tiny.latent(tokenizer, batch=32)
+    generator.prepare(latent)
+    torch.manual_seed(1)
+    targets, _ = generator._pyramid(latent, generator.wrong)
+    for target in targets:
+        torch.testing.assert_close(target.square().mean().sqrt(), torch.tensor(1.0), atol=0.1, rtol=0)
+    before = generator.std.clone()
+    generator.prepare(latent)
+    torch.testing.assert_close(generator.std, before)
 
 
 @pytest.mark.parametrize(
@@ -412,28 +429,31 @@ def test_steps_are_the_scales() -> None:
         generator.sample(1, shape, steps=9)
 
 
-@pytest.mark.parametrize("name", ["pyramid", "pyramid_lfq", "pyramid_clip", "kl"])
+@pytest.mark.parametrize("name", ["pyramid", "pyramid_lfq", "kl"])
 def test_two_labelled_clips_are_learnt_by_heart(name: str) -> None:
-    torch.manual_seed(0)
+    """Drawn by their labels, each sample is nearest to its own clip, and near. Real numbers take longer than codes."""
     tokenizer, _, _ = made(name)
-    latent = tokenizer.encode(torch.cat([tiny.video(tiny.shape_of(tokenizer), 1, seed=seed) for seed in (3, 8)]))
-    generator = tiny.generator("var", tokenizer.space, num_classes=2, width=64, heads=2, flip=0.1)
-    latent = replace(latent, logvar=None)
+    cells = (1, 4, 4) if name == "kl" else (2, 4, 2)
+    clips = [tiny.video(tiny.shape_of(tokenizer, cells), 1, seed=seed) for seed in (3, 8)]
+    latent = replace(tokenizer.encode(torch.cat(clips)), logvar=None)
+    own = {"scales": [[1.0, 0.5, 0.5], [1.0, 1.0, 1.0]], "noise": 0.0} if name == "kl" else {}
+    torch.manual_seed(0)
+    generator = tiny.generator("var", tokenizer.space, num_classes=2, width=64, heads=2, flip=0.0, **own)
     generator.prepare(latent)
-    optimizer = torch.optim.AdamW(generator.parameters(), lr=3e-3)
-    for step in range(250 if name == "kl" else 120):
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 10)
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-2 if name == "kl" else 5e-3)
+    steps = 100
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 10) * (1 - step / steps) ** 0.5)
+    for _ in range(steps):
         optimizer.zero_grad()
-        generator.loss(latent, tiny.labels(0, 1)).total.backward()
+        generator.loss(latent[[0, 1, 0, 1]], tiny.labels(0, 1, 0, 1)).total.backward()
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
         optimizer.step()
-    generator.eval()
-    sample = generator.sample(8, tiny.shape_of(tokenizer), tiny.labels(*[0, 1] * 4), seed=1)
+        rate.step()
+    sample = generator.eval().sample(8, tiny.shape_of(tokenizer, cells), tiny.labels(*[0, 1] * 4), seed=1)
     distance = (sample.z.unsqueeze(1) - latent.z).square().mean(dim=(2, 3, 4, 5))
-    apart = (latent.z[0] - latent.z[1]).square().mean()
-    nearest = distance.argmin(dim=1)
-    assert nearest.tolist() == [0, 1] * 4
-    assert float(distance.gather(1, nearest.unsqueeze(1)).mean()) < 0.1 * float(apart)
+    apart = float((latent.z[0] - latent.z[1]).square().mean())
+    assert distance.argmin(dim=1).tolist() == [0, 1] * 4
+    assert float(distance.min(dim=1).values.mean()) < 0.3 * apart
 
 
 @pytest.mark.parametrize("name", [name for name in config.names("generators") if name.startswith("var")])

@@ -31,12 +31,12 @@ from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
-from vidgen.nn.pyramid import area_down, next_input, residual_pyramid, upsample
+from vidgen.nn.pyramid import area_down, next_input, upsample
 from vidgen.nn.rope import rotary_table
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.guidance import Schedule, check_guidance, guidance_weight
-from vidgen.samplers.noise import sample_noise, sample_uniform
+from vidgen.samplers.noise import sample_uniform
 
 SCALES = True
 """Latents come coarse to fine: ``fit`` trains a discrete tokenizer as a pyramid for this generator."""
@@ -151,6 +151,8 @@ class VAR(nn.Module):
         memory: finished clips that a clip sees, in pyramids with clips; at least 1.
         flip: of pyramids of bits, the largest chance that a training input's bit is wrong, so that later scales learn to mend it
             (Infinity's self-correction); others have none.
+        noise: of continuous latents the same: the largest standard deviation of what is added to a scale in training, as a share
+            of the scale's own, for later scales to take away.
         label_smoothing: share of each softmax's target that is uniform, in training.
         top_k: likeliest values that sampling keeps, 0 for all: one number, or one a scale.
         top_p: probability that sampling keeps: one number, or one a scale.
@@ -185,6 +187,7 @@ class VAR(nn.Module):
         clip: int = 0,
         memory: int = 1,
         flip: float = 0.3,
+        noise: float = 0.3,
         label_smoothing: float = 0.0,
         top_k: Sequence[int] = (0,),
         top_p: Sequence[float] = (1.0,),
@@ -199,17 +202,18 @@ class VAR(nn.Module):
         assert self.spec.scales is not None
         self.scales = len(self.spec.scales)
         self.continuous = self.spec.levels is None
-        if memory < 1 or not 0 <= flip <= 1 or not 0 <= label_smoothing < 1:
+        if memory < 1 or not 0 <= flip <= 1 or noise < 0 or not 0 <= label_smoothing < 1:
             raise UserError(
-                "var needs memory of at least 1, flip between 0 and 1 and label_smoothing of at least 0 and below 1; "
-                f"got {memory}, {flip:g} and {label_smoothing:g}."
+                "var needs memory of at least 1, flip between 0 and 1, noise of at least 0 and label_smoothing of at least 0 and "
+                f"below 1; got {memory}, {flip:g}, {noise:g} and {label_smoothing:g}."
             )
         self.memory, self.label_smoothing, self.rope_theta = memory, label_smoothing, rope_theta
-        self.flip = flip if self.spec.levels is not None and set(self.spec.levels) == {2} else 0.0
+        bits = self.spec.levels is not None and set(self.spec.levels) == {2}
+        self.wrong = noise if self.continuous else flip if bits else 0.0
         self.top_k, self.top_p = _per_scale("top_k", top_k, self.scales), _per_scale("top_p", top_p, self.scales)
         self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
         check_guidance(guidance_interval, guidance_schedule)
-        self.wants = ("h", "logvar") if self.continuous else ("ids", "h") if self.flip else ("ids",)
+        self.wants = ("h", "logvar") if self.continuous else ("ids", "h") if self.wrong else ("ids",)
         self.conditioner = Conditioner(
             conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
         )
@@ -238,32 +242,30 @@ class VAR(nn.Module):
 
     @torch.no_grad()
     def prepare(self, latents: Latent) -> None:
-        """Measures how large z is, channel by channel, and of continuous latents what each scale holds."""
-        h = latents.h
-        if self.continuous and h is not None and latents.logvar is not None:  # as training has it
-            noise = sample_noise(len(h), h.shape[1:], seed=0, first=0, start=latents.start, device=h.device).to(h.dtype)
-            latents = replace(latents, h=h + (latents.logvar / 2).exp() * noise, logvar=None)
-        targets, sums = self._pyramid(latents)
-        whole = torch.cat([z.flatten(2) for z in sums[self.scales - 1 :: self.scales]], dim=2)
-        self.z_mean.copy_(whole.mean(dim=(0, 2)))
-        self.z_std.copy_(whole.std(dim=(0, 2)).clamp_min(LEAST_STD))
-        if self.continuous:
-            for scale in range(self.scales):
+        """Measures how large z is, channel by channel, and of continuous latents what each scale holds, noise included."""
+        with torch.random.fork_rng():  # the same after a resume
+            torch.manual_seed(0)
+            _, sums = self._pyramid(latents)
+            whole = torch.cat([z.flatten(2) for z in sums[self.scales - 1 :: self.scales]], dim=2)
+            self.z_mean.copy_(whole.mean(dim=(0, 2)))
+            self.z_std.copy_(whole.std(dim=(0, 2)).clamp_min(LEAST_STD))
+            for scale in range(self.scales if self.continuous else 0):  # the noise of a scale is measured by its own size
+                targets, _ = self._pyramid(latents, self.wrong)
                 values = torch.cat(targets[scale :: self.scales], dim=1) * self.std[scale]
                 self.std[scale] = values.square().mean(dim=(0, 1)).sqrt().clamp_min(LEAST_STD)
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The mean over tokens of all scales: their negative log-likelihood, or for continuous latents the flow's loss."""
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
-        return self._loss(latent, condition, self.flip, self.label_smoothing)
+        return self._loss(latent, condition, self.wrong, self.label_smoothing)
 
     @torch.no_grad()
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
         """The same without anything that is random: no flips, no dropout, the posterior's mean."""
         return self._loss(replace(latent, logvar=None), condition, 0.0, 0.0).total
 
-    def _loss(self, latent: Latent, condition: Condition | None, flip: float, smoothing: float) -> Losses:
-        targets, sums = self._pyramid(latent, flip)
+    def _loss(self, latent: Latent, condition: Condition | None, wrong: float, smoothing: float) -> Losses:
+        targets, sums = self._pyramid(latent, wrong)
         grids = self._grids(latent)
         losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
         given = self._given(condition)
@@ -487,19 +489,28 @@ class VAR(nn.Module):
         return spec.grids((spec.frames(t, latent.start), h * spec.stride[1], w * spec.stride[2]), latent.start)
 
     @torch.no_grad()
-    def _pyramid(self, latent: Latent, flip: float = 0.0) -> tuple[list[Tensor], list[Tensor]]:
-        """Per scale of each piece what is to be predicted (B, n, L or D), and z (B, D, t, h, w) with it."""
+    def _pyramid(self, latent: Latent, wrong: float = 0.0) -> tuple[list[Tensor], list[Tensor]]:
+        """Per scale of each piece what is to be predicted (B, n, L or D), and z (B, D, t, h, w) with it.
+
+        ``wrong`` is the largest chance of a flipped bit, or the largest noise, which later scales are to mend.
+        """
         if not self.continuous:
-            return self.space.pyramid(latent, flip)
+            return self.space.pyramid(latent, wrong)
         h, grids = latent.h, self._grids(latent)
         assert h is not None
         if latent.logvar is not None:
             h = h + (latent.logvar / 2).exp() * torch.randn_like(h)
         targets, sums = [], []
         for piece, part in enumerate(h.split(self.spec.pieces(h.shape[2], latent.start), dim=2)):
-            residues, own = residual_pyramid(part, grids[piece * self.scales :][: self.scales], UPSAMPLING)
-            targets += [to_tokens(residue) / self.std[scale] for scale, residue in enumerate(residues)]
-            sums += own
+            z = torch.zeros_like(part)
+            for scale, grid in enumerate(grids[piece * self.scales :][: self.scales]):
+                residue = area_down(part - z, grid)
+                targets.append(to_tokens(residue) / self.std[scale])
+                if wrong and scale < self.scales - 1:
+                    level = wrong * torch.rand(len(h), 1, 1, 1, 1, device=h.device)
+                    residue = residue + level * self.std[scale].view(-1, 1, 1, 1) * torch.randn_like(residue)
+                z = z + upsample(residue, _grid(part), UPSAMPLING)
+                sums.append(z)
         return targets, sums
 
     @torch.no_grad()
