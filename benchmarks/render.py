@@ -31,7 +31,7 @@ from vidgen.routes import kind, route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-TIMINGS = ("quantizers", "backbones", "training")
+TIMINGS = ("quantizers", "backbones", "training", "sampling")
 """Files of results whose rows are of :mod:`timing`, and not figures of runs."""
 
 PROOFS = Path(__file__).parent / "proofs.jsonl"
