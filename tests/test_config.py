@@ -39,9 +39,17 @@ def test_every_part_has_a_recipe(kind: str) -> None:
     assert {config.load(group, name)["name"] for name in config.preset_names(group)} == set(registry.parts(kind))
 
 
+def _with_part(group: str) -> str | None:
+    """A generator that has the part, where not all of them have it."""
+    part = group.removeprefix("generator/")
+    hosts = [name for name in config.preset_names("generator") if part in config.load("generator", name)]
+    return hosts[0] if part != group else None
+
+
 @pytest.mark.parametrize(("group", "name"), RECIPES)
 def test_hydra_composes_the_same(group: str, name: str) -> None:
-    composed: Any = compose("fit", [f"{group}=[{name}]" if group in config.SEVERAL else f"{group}={name}"])
+    has = [f"generator={host}"] if (host := _with_part(group)) else []
+    composed: Any = compose("fit", [*has, f"{group}=[{name}]" if group in config.SEVERAL else f"{group}={name}"])
     for key in group.split("/"):
         composed = composed[key]
     if group in config.SEVERAL:
@@ -98,6 +106,17 @@ def test_a_part_is_swapped_by_its_name(override: Any) -> None:
     quantizer = config.load("tokenizer", "lfq", {"quantizer": override})["quantizer"]
     expected = config.load("tokenizer/quantizer", "kl")
     assert quantizer == expected | (override if isinstance(override, dict) else {})
+
+
+def test_a_part_that_only_some_generators_have_is_chosen_with_them() -> None:
+    """The default generator has no head; what is chosen beside ``generator=var`` is that generator's."""
+    composed = compose("fit", ["generator/head=flow", "generator=var", "generator.head.hidden=64"])
+    assert composed["generator"]["head"] == config.load("generator/head", "flow") | {"hidden": 64}
+    assert composed["choices"]["generator/head"] == "flow"
+    with pytest.raises(UserError, match=r"^'fit' has no option 'generator/head'\. generator=ar has it\."):
+        compose("fit", ["generator/head=flow"])
+    with pytest.raises(UserError, match=r"^There is no generator/head called 'flwo'\. Did you mean 'flow'"):
+        compose("fit", ["generator=var", "generator/head=flwo"])
 
 
 def test_a_recipe_that_starts_from_another_can_be_swapped_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

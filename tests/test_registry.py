@@ -188,7 +188,8 @@ def test_a_generator_of_another_package_is_trained_like_the_default(monkeypatch:
     class Drift:
         def __init__(self, *, space: object, num_classes: int = 0, speed: float = 1.0) -> None: ...
 
-    monkeypatch.setattr(config, "preset_names", lambda group: ("drift",))
+    known = config.preset_names
+    monkeypatch.setattr(config, "preset_names", lambda group: ("drift",) if group == "generator" else known(group))
     monkeypatch.setattr(registry, "find", lambda kind, name: Drift)
     recipe = config.load("generator", "drift")
     assert recipe == {"name": "drift", "speed": 1.0, "training": config._composed("generator", "dit")["training"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
@@ -40,13 +40,12 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     with _pointing_to_help(command), _recipes():
         given = [_parse(text, command) for text in overrides]
-        parts = [override for override in given if override.key_or_group in command_groups(command)]
         for override in given:
             _check_plain(override)
-        for override in parts:
-            for name in _names(override.value()):
-                check_choice(override.key_or_group, name, command)
-                _offer_plugin(override.key_or_group, name)
+        parts = _parts(given, command_groups(command), command)
+        if any("/" in override.key_or_group for override in given if override not in parts):
+            _, choices = _compose(command, map(_text, parts))  # another generator than the default may have other parts
+            parts += _parts([override for override in given if override not in parts], choices, command)
         base, choices = _compose(command, map(_text, parts))
         if choices.get("experiment"):  # what an experiment sets is held against the recipes too
             base, _ = _compose(command, [_choosing(group, name) for group, name in choices.items() if group != "experiment"])
@@ -109,6 +108,16 @@ def _pointing_to_help(command: str) -> Iterator[None]:
         raise UserError(f"{error} See: vidgen {command} --help") from error
 
 
+def _parts(given: Iterable[Override], groups: Container[str], command: str) -> list[Override]:
+    """Those that choose a part in one of ``groups``, of names that there are."""
+    parts = [override for override in given if override.key_or_group in groups]
+    for override in parts:
+        for name in _names(override.value()):
+            check_choice(override.key_or_group, name, command)
+            _offer_plugin(override.key_or_group, name)
+    return parts
+
+
 def _names(choice: Any) -> Sequence[Any]:
     """What is chosen in a group, one by one."""
     return choice if isinstance(choice, list) else [choice]
@@ -127,7 +136,10 @@ def _compose(command: str, overrides: Iterable[str]) -> tuple[dict[str, Any], di
         del config["hydra"]
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     for group in set(SEVERAL).intersection(command_groups(command)):
-        choices[group] = list(_at(values, group.replace("/", ".")) or ())
+        where = group.replace("/", ".")
+        if _at(values, where) is None:  # of none of them Hydra makes nothing at all
+            values = merge(values, _nested(where, {}))
+        choices[group] = list(_at(values, where))
     return {str(key): value for key, value in values.items()}, choices
 
 
