@@ -299,7 +299,8 @@ def generator_training(
     start = stirred(generator(name, tokenizer.space, num_classes=3), 0.05) if start is None else start
 
     def loader(first: int) -> DataLoader:
-        latents = LatentBatches(cache, batch_size=how.batch_size, seed=seed, first=first, last=how.steps)
+        parts = {"windows": how.windows, "images": how.images}
+        latents = LatentBatches(cache, batch_size=how.batch_size, seed=seed, first=first, last=how.steps, **parts)
         return DataLoader(latents, batch_size=None)
 
     return Training(lambda: GeneratorTask(deepcopy(start), how, seed, val), loader)

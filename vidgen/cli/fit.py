@@ -128,7 +128,15 @@ class Fit:
         task = GeneratorTask(generator, recipe, self.seed, self._validation())
 
         def batches(first: int) -> Any:
-            latents = LatentBatches(cache, batch_size=recipe.batch_size, seed=self.seed, first=first, last=recipe.steps)
+            latents = LatentBatches(
+                cache,
+                batch_size=recipe.batch_size,
+                seed=self.seed,
+                first=first,
+                last=recipe.steps,
+                windows=recipe.windows,
+                images=recipe.images,
+            )
             return torch.utils.data.DataLoader(latents, batch_size=None)
 
         with self._timed("generator"):

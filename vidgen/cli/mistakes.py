@@ -38,6 +38,8 @@ RANGES = {
     "workers": (0, math.inf),
     "clips": (0, math.inf),
     "images": (0, 1),
+    "windows": (0, 1),
+    "accumulate": (1, math.inf),
     "lr": (0, math.inf),
     "muon_lr": (0, math.inf),
     "weight_decay": (0, math.inf),

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vidgen.conditioning.text import word_ids
 from vidgen.data.batches import Order, collate, facts, to_video
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.protocols import Data, LatentSpace, Tokenizer
+from vidgen.samplers.noise import key
 
 LAYOUT = 2
 """Of the files, for the names of caches: grows when what is read needs more than an older cache has."""
@@ -89,6 +91,29 @@ class LatentCache:
         chosen = torch.as_tensor(indices)
         values: dict[str, Any] = {name: stored[chosen].long() for name, stored in self.told.items()}
         return latent, Condition(**values)
+
+
+def training_cells(spec: LatentSpec, cells: int, seed: int, step: int, *, windows: float, images: float) -> tuple[int, int]:
+    """Which of a clip's ``cells`` a step trains on, as (first, last + 1); a function of (seed, step) alone.
+
+    A share ``images`` of the steps trains on cell 0, which is an image. A share ``windows`` of the others trains on a window as
+    rollouts have them: at least half of the clip, from a cell after cell 0 on. Pyramids that grow in time are cut between their
+    clips. All other steps train on everything.
+    """
+
+    def drawn(what: str) -> float:
+        return key(seed, what, step) / 2**63
+
+    if drawn("images") < images:
+        return 0, 1
+    edges = [*range(cells), cells] if spec.clip is None else [0, *accumulate(spec.pieces(cells))]
+    units = len(edges) - 1
+    if units < 2 or drawn("windows") >= windows:
+        return 0, cells
+    shortest = math.ceil(units / 2)
+    length = shortest + int(drawn("length") * (units - shortest))
+    first = 1 + int(drawn("place") * (units - length))
+    return edges[first], edges[first + length]
 
 
 def stored_fields(spec: LatentSpec, wants: Sequence[str]) -> list[str]:

@@ -16,18 +16,29 @@ def is_inner(name: str, weight: Tensor) -> bool:
 
 
 def build_optimizer(
-    model: nn.Module, *, optimizer: str, lr: float, muon_lr: float, weight_decay: float, betas: tuple[float, float]
+    model: nn.Module,
+    *,
+    optimizer: str,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    no_decay: Sequence[str] = (),
 ) -> torch.optim.Optimizer:
-    """``adamw`` on everything, or ``muon`` on inner matrices and AdamW on the rest; weight decay on matrices only.
+    """``adamw`` on everything, or ``muon`` on inner matrices and AdamW on the rest.
+
+    Weights decay in groups: matrices do, but for those with a word of ``no_decay`` in their names (tables of embeddings, as many
+    recipes have it); vectors never do.
 
     Muon (Jordan et al., 2024) is timm's, with its learning rate scaled by sqrt(max(1, rows / columns)); the AdamW beside it is
     timm's too, with Nesterov momentum.
     """
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    kept = {id(weight) for name, weight in named if weight.ndim < 2 or any(word in name for word in no_decay)}
     inner = [weight for name, weight in named if optimizer == "muon" and is_inner(name, weight)]
     taken = {id(weight) for weight in inner}
-    matrices = [weight for _, weight in named if weight.ndim >= 2 and id(weight) not in taken]
-    rest = [weight for _, weight in named if weight.ndim < 2]
+    matrices = [weight for _, weight in named if id(weight) not in taken | kept]
+    rest = [weight for _, weight in named if id(weight) in kept - taken]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": lr, "weight_decay": weight_decay},
         {"params": rest, "lr": lr, "weight_decay": 0.0},
@@ -38,7 +49,9 @@ def build_optimizer(
 
     groups = [{**group, "use_fallback": True} for group in groups]
     # Said outright, for timm would give very long or thin matrices to AdamW, at Muon's learning rate.
-    groups.append({"params": inner, "lr": muon_lr, "weight_decay": weight_decay, "use_muon": True})
+    for decay, some in ((weight_decay, False), (0.0, True)):
+        weights = [weight for weight in inner if (id(weight) in kept) is some]
+        groups.append({"params": weights, "lr": muon_lr, "weight_decay": decay, "use_muon": True})
     return Muon([group for group in groups if group["params"]], betas=betas, nesterov=True, adjust_lr_fn="original")
 
 

@@ -19,7 +19,7 @@ from vidgen.losses.perceptual import Distance, build_perceptual
 from vidgen.nn.parallel import mean_over_ranks
 from vidgen.protocols import Data
 from vidgen.samplers.noise import key
-from vidgen.training.cache import LatentCache
+from vidgen.training.cache import LatentCache, training_cells
 from vidgen.training.guards import UsageWindow, collapse
 from vidgen.training.optim import build_optimizer, clip_gradients, schedule, update_average
 
@@ -41,7 +41,12 @@ class Recipe:
         clip_norm: largest norm of the gradient.
         ema: decay of the average of weights that is kept as the model.
         clips: for generators, training clips whose latents are cached; 0 takes one epoch of the data.
-        images: for tokenizers, the share of the steps that train on single frames; causal backbones only.
+        images: the share of the steps that train on single frames, generators on cell 0 alone; causal tokenizers only.
+        windows: for generators, the share of the other steps that train on a part of the clips that begins after cell 0, as the
+            windows of a rollout do (:func:`vidgen.training.cache.training_cells`).
+        accumulate: equal parts that a batch goes through in, one after another, so that it needs less memory; the gradient is
+            that of the whole batch.
+        no_decay: words; a matrix whose name has one of them does not decay.
     """
 
     steps: int
@@ -57,6 +62,9 @@ class Recipe:
     ema: float
     clips: int = 0
     images: float = 0.0
+    windows: float = 0.0
+    accumulate: int = 1
+    no_decay: tuple[str, ...] = ()
 
 
 class Task(L.LightningModule):
@@ -71,6 +79,10 @@ class Task(L.LightningModule):
 
     def __init__(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__()
+        if recipe.batch_size % recipe.accumulate:
+            raise UserError(
+                f"'{self.stage}.training.accumulate' is {recipe.accumulate}, and does not divide batch_size={recipe.batch_size}."
+            )
         self.model = model
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.recipe, self.seed = recipe, seed
@@ -96,9 +108,26 @@ class Task(L.LightningModule):
         return {"loss": losses.total, "scalars": {name: value.detach() for name, value in losses.scalars.items()}}
 
     def step_losses(self, batch: Any, step: int) -> Losses:
-        """The objective on the batch of ``step``, with that step's randomness."""
+        """The objective on the batch of ``step``, with that step's randomness; of its parts only the last keeps its graph."""
         torch.manual_seed(key(self.seed, self.stage, step, self.global_rank))
-        return self.losses(batch)
+        count = self.recipe.accumulate
+        if count == 1:
+            return self.losses(batch)
+        total, scalars = torch.zeros((), device=self.device), dict[str, Tensor]()
+        for place, part in enumerate(_parts(batch, count), start=1):
+            losses = self.losses(part)
+            share = losses.total / count
+            if place < count:
+                with torch.autocast(share.device.type, enabled=False):
+                    share.backward()
+                share = share.detach()
+            total = total + share
+            for name, value in losses.scalars.items():
+                scalars[name] = scalars.get(name, 0) + value.detach() / count
+        return Losses(total=total, scalars=scalars)
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Not between the step and its last backward pass, where the gradients of a batch's other parts are: after the step."""
 
     def compile_model(self) -> None:
         """Compiles the network that is trained."""
@@ -111,6 +140,7 @@ class Task(L.LightningModule):
     def optimizer_step(self, *args: Any) -> None:
         """Moves the average after the weights; it follows closely at first."""
         super().optimizer_step(*args)
+        self.model.zero_grad()
         decay = min(self.recipe.ema, (1 + self.global_step) / (10 + self.global_step))
         update_average(self.average.parameters(), self.model.parameters(), decay)
         for average, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
@@ -132,6 +162,7 @@ class Task(L.LightningModule):
             muon_lr=recipe.muon_lr,
             weight_decay=recipe.weight_decay,
             betas=recipe.betas,
+            no_decay=recipe.no_decay,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: schedule(step, steps=recipe.steps, warmup=recipe.warmup, decay=recipe.decay)
@@ -219,7 +250,7 @@ class TokenizerTask(Task):
         assert self.adversary is not None
         total, scalars = self.adversary.judge(video, reconstruction, self.global_step)
         with torch.autocast(video.device.type, enabled=False):
-            total.backward()
+            (total / self.recipe.accumulate).backward()
         return scalars
 
     def optimizer_step(self, *args: Any) -> None:
@@ -299,6 +330,11 @@ class GeneratorTask(Task):
     def __init__(self, model: nn.Module, recipe: Recipe, seed: int, val: tuple[Latent, Condition] | None) -> None:
         super().__init__(model, recipe, seed)
         self.val = val
+        if recipe.images and not self.model.space.spec.causal:
+            raise UserError(
+                f"generator.training.images={recipe.images:g} needs a causal tokenizer, to which an image is cell 0 of a video; "
+                "choose another backbone, or set it to 0."
+            )
 
     def losses(self, batch: tuple[Latent, Condition]) -> Losses:
         """The generator's own objective."""
@@ -314,25 +350,67 @@ class GeneratorTask(Task):
 
 
 class LatentBatches(torch.utils.data.IterableDataset):
-    """Training batches of cached latents for steps ``first`` to ``last``; a function of (seed, step) like those of clips."""
+    """Training batches of cached latents for steps ``first`` to ``last``; a function of (seed, step) like those of clips.
+
+    Args:
+        cache: the latents.
+        batch_size: clips a step and process.
+        seed: of their order, and of which cells of them a step trains on.
+        first: step.
+        last: step, exclusive.
+        windows: as in :class:`Recipe`, and so ``images``.
+        images: likewise.
+        rank: of this process.
+        ranks: how many there are.
+    """
 
     def __init__(
-        self, cache: LatentCache, *, batch_size: int, seed: int, first: int, last: int, rank: int = 0, ranks: int = 1
+        self,
+        cache: LatentCache,
+        *,
+        batch_size: int,
+        seed: int,
+        first: int,
+        last: int,
+        windows: float = 0.0,
+        images: float = 0.0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
         self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
+        self.windows, self.images = windows, images
 
     def __iter__(self) -> Iterator[tuple[Latent, Condition]]:
         order = Order(len(self.cache), self.seed)
+        spec = self.cache.spec
+        cells = spec.cells(self.cache.num_frames)
         for step in range(self.first, self.last):
             begin = (step * self.ranks + self.rank) * self.batch_size
-            yield self.cache.read([order(position)[0] for position in range(begin, begin + self.batch_size)])
+            latent, told = self.cache.read([order(position)[0] for position in range(begin, begin + self.batch_size)])
+            part = training_cells(spec, cells, self.seed, step, windows=self.windows, images=self.images)
+            if part != (0, cells):
+                latent = latent.cells(*part)
+                told = told.window(slice(spec.frames(part[0]), spec.frames(part[1])))
+            yield latent, told
+
+
+def _parts(batch: Any, count: int) -> Iterator[Any]:
+    """``count`` equal parts of a batch, a mapping or a tuple of what can be cut along its first axis."""
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    size = len(next(iter(values))) // count
+    for begin in range(0, size * count, size):
+        some = slice(begin, begin + size)
+        if isinstance(batch, Mapping):
+            yield {name: value[some] for name, value in batch.items()}
+        else:
+            yield tuple(value[some] for value in batch)
 
 
 def recipe_from(config: Mapping[str, Any]) -> Recipe:
     """The ``training`` block of a part's config as a :class:`Recipe`."""
     values = dict(config["training"])
-    values["betas"] = tuple(values["betas"])
+    values |= {name: tuple(values[name]) for name in ("betas", "no_decay") if name in values}
     return Recipe(**values)
 
 
