@@ -234,3 +234,37 @@ def test_what_is_given_is_whole_cells_inside_the_video() -> None:
     with pytest.raises(ValueError, match="its own `given`"):
         known = next(given_of(5))
         next(Rollout(Endless.spec, (45, 16, 16), window=5).run(Endless(), 1, Condition(known=known), generator=Endless()))
+
+
+@pytest.mark.parametrize("name", ["maskgit", "ar", "dit"])
+def test_generators_go_on_from_what_they_have_made(name: str) -> None:
+    """The cells between two windows are those of the first; what is made does not depend on the batch."""
+    tokenizer = tiny.tokenizer("lfq")
+    changes = {"noise_levels": "cell", "shift": 1.0} if name == "dit" else {}
+    generator = tiny.stirred(tiny.generator(name, tokenizer.space, num_classes=3, **changes)).eval()
+    shape = tiny.shape_of(tokenizer, (6, 2, 2))
+    rollout = Rollout(tokenizer.spec, shape, window=3, overlap=1, given=[])
+    rollout.check(generator)
+    seen: list[Condition] = []
+
+    def drawn(first: int, num: int) -> Latent:
+        def draw(shape: Shape, condition: Condition, *, start: int, seed: int) -> Latent:
+            seen.append(condition)
+            made = generator.sample(num, shape, condition, start=start, first=first, seed=seed)
+            if condition.known is not None:
+                assert torch.equal(made.ids[:, :4], condition.known.ids[:, :4])
+            return made
+
+        return Latent.cat(list(rollout.run(draw, num, tiny.labels(*[1] * num), generator=generator)))
+
+    together = drawn(0, 2)
+    assert together.grids == ((6, 2, 2),) and together.num_frames == shape[0]
+    assert torch.equal(seen[1].known.ids[:, :4], together.ids[:, 8:12])
+    assert (drawn(1, 1).ids == together.ids[1:]).float().mean() > 0.95  # equal but for rounding, which may turn a bit
+
+
+def test_dit_without_known_cells_in_training_is_refused() -> None:
+    tokenizer = tiny.tokenizer("lfq")
+    generator = tiny.generator("dit", tokenizer.space)
+    with pytest.raises(UserError, match=r"generator/conditioning=\[label,frames\]"):
+        Rollout(tokenizer.spec, tiny.shape_of(tokenizer, (6, 2, 2)), window=3).check(generator)

@@ -243,6 +243,9 @@ class Generator(Protocol):
     wants: tuple[str, ...]
     """Fields of :class:`vidgen.latents.Latent` that training needs, of z, h, logvar, ids."""
 
+    takes_known: bool
+    """Whether it was trained to see finished cells in its window, so that it can go on from a video (:mod:`vidgen.rollout`)."""
+
     def prepare(self, latents: Latent) -> None:
         """Once, before training: whatever the generator measures on latents."""
         ...

@@ -84,8 +84,9 @@ class Rollout:
     def check(self, generator: Any) -> None:
         """Sees that a generator can make every stage.
 
-        It says so itself: ``takes_known`` where it was trained to see finished cells in its window, ``takes_frames`` where also
-        ones apart from it (by cross-attention), ``takes_places`` where the cells of its window may lie anywhere.
+        It says so itself: ``takes_known`` where it was trained to see finished cells in its window, ``takes_frames`` (it, or its
+        ``conditioner``) where also ones apart from it, by cross-attention, ``takes_places`` where the cells of its window may lie
+        anywhere.
 
         Raises:
             UserError: where it cannot, naming the schedules that it can make, or how to train one that can.
@@ -93,12 +94,12 @@ class Rollout:
         ways = [self._way(stage) for stage in self.stages if stage.observed or len(stage.runs) > 1]
         if not ways:
             return
-        if not getattr(generator, "takes_known", False):
+        if not _takes(generator, "known"):
             raise UserError(
                 "This generator was not trained with known cells, so it cannot go on from any: train one with "
                 "generator/conditioning=[label,frames], or ask for no more frames than it makes at once."
             )
-        takes = {"known"} | {way for way in ("frames", "places") if getattr(generator, f"takes_{way}", False)}
+        takes = {"known"} | {way for way in ("frames", "places") if _takes(generator, way)}
         if not all(way & takes for way in ways):
             can = [name for name, way in NEEDS.items() if way & takes]
             raise UserError(
@@ -124,7 +125,7 @@ class Rollout:
         begun: set[int] = set()
         for index, stage in enumerate(self.stages):
             front = yield from self._leave(kept, front, index)
-            window = self._window(stage, getattr(generator, "takes_frames", False))
+            window = self._window(stage, _takes(generator, "frames"))
             start = self._edges[window.units[0]]
             frames = sum(after - before for before, after in map(self._frames, window.units))
             made = draw(
@@ -255,6 +256,12 @@ NEEDS = {
     for name in SCHEDULES
 }
 """Any of what a generator must take so that it can make a schedule's windows."""
+
+
+def _takes(generator: Any, way: str) -> bool:
+    """What a generator says of itself, or its conditioner where it says nothing."""
+    asked = (generator, getattr(generator, "conditioner", None))
+    return any(getattr(one, f"takes_{way}", False) for one in asked)
 
 
 def _main(stage: Stage) -> tuple[int, int] | None:

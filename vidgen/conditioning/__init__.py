@@ -71,6 +71,11 @@ class Conditioner(nn.Module):
         """The parts, in the order of the recipe."""
         return tuple(self.parts)
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether it can be told frames that are not in the window."""
+        return any(part.field == "frames" and part.context for part in self.parts.values())
+
     def vector(self, condition: Condition | None, batch: int, cells: int, start: int = 0) -> Tensor:
         """What the parts say, summed: (batch, 1, width), or (batch, cells, width) where one of them tells cells apart.
 

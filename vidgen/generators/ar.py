@@ -79,6 +79,8 @@ class AR(nn.Module):
         UserError: on a word that it does not know, and on values that do not go together.
     """
 
+    takes_known = True
+
     def __init__(
         self,
         *,

@@ -198,6 +198,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.embed.bias)
         frames = self.conditioner.parts["frames"] if "frames" in self.conditioner.names else None
         self.by_cell = noise_levels == "cell" or frames is not None  # whether it learns of cells at unlike levels
+        self.takes_known = self.by_cell
         inside = (self.by_cell and patch[0] > 1) or (frames is not None and frames.regions and prod(patch) > 1)
         self.unlike = nn.Parameter(torch.zeros(prod(patch), width)) if inside else None
 

@@ -84,6 +84,8 @@ class MaskGIT(nn.Module):
         UserError: on a word that it does not know, and on values that make no network, no sample, or no sense together.
     """
 
+    takes_known = True
+
     def __init__(
         self,
         *,

@@ -169,6 +169,8 @@ class VAR(nn.Module):
     z_mean: Tensor
     z_std: Tensor
 
+    takes_known = True
+
     def __init__(
         self,
         *,
