@@ -56,7 +56,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             "hardware": {"cpu": "A processor", "cores": 2, "memory_gib": 8.0},
             "precision": "bf16",
             "parameters": {"tokenizer": 2_000_000, "generator": 7_000_000},
-            "flops": {"generator/step_flops": 2e9},
+            "flops": {"generator/sample_flops": 2e9},
         }
         (run / "environment.json").write_text(json.dumps(environment))
         (run / "state.json").write_text(json.dumps({"status": status, "fingerprint": "f"}))

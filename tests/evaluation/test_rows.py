@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_stay_valid_json(tmp_path):
         ("codebook/dead_codes", 1024, "1,024 codes"),
         ("codebook/perplexity", 312.4, "312 codes"),
         ("tokenizer/parameters", 2_140_312, "2.14 M"),
-        ("generator/step_flops", 1.31e9, "1.31 G FLOPs"),
+        ("generator/sample_flops", 1.31e9, "1.31 G FLOPs"),
         ("loss/total", 0.00012345, "0.000123"),
         ("originals/law_residual", 0.042, "0.0420 px"),
         ("loss/total", -0.5, "-0.500"),

@@ -335,7 +335,7 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
 
 
 def costs(model: Model, shape: Shape) -> dict[str, float]:
-    """Parameters of each part, and floating-point operations of one clip's encoding and decoding, and of one sampling step."""
+    """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next(model.tokenizer.parameters()).device
@@ -351,8 +351,8 @@ def costs(model: Model, shape: Shape) -> dict[str, float]:
         found["generator/parameters"] = _parameters(model.generator)
         label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names else None
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.generator.sample(1, shape, Condition(label=label), steps=1)
-        found["generator/step_flops"] = counter.get_total_flops()
+            model.generator.sample(1, shape, Condition(label=label))
+        found["generator/sample_flops"] = counter.get_total_flops()
     return found
 
 

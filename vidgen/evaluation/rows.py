@@ -275,7 +275,9 @@ MEASURES = {
     "tokenizer/encode_flops": Measure("Encoding", "FLOPs", None, "Floating-point operations to encode one clip."),
     "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
     "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
-    "generator/step_flops": Measure("Sampling step", "FLOPs", None, "Floating-point operations of one step for one clip."),
+    "generator/sample_flops": Measure(
+        "Sampling", "FLOPs", None, "Floating-point operations to draw the latents of one clip, with the recipe's steps and guidance."
+    ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
     ),
