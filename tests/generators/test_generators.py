@@ -1,4 +1,4 @@
-"""The contract of a generator, held by every recipe (shrunk) on continuous latents and on bits."""
+"""The contract of a generator, held by every recipe (shrunk) on latents of every kind; each has tests of its own beside these."""
 
 from __future__ import annotations
 
@@ -12,28 +12,67 @@ import tiny
 import torch
 from torch import Tensor
 
-from vidgen import Condition, Latent, UserError, config, hub
+from vidgen import Condition, Latent, UserError, config, hub, registry
 from vidgen.protocols import Generator
+from vidgen.routes import fitted, kind
 
 CLASSES = 3
+KINDS = ("kl", "lfq", "residual", "pyramid_clip")
+"""Tokenizers of continuous latents, of bits, of ids in stages, and of a pyramid with clips."""
 
 
-@pytest.fixture(params=tiny.distinct("tokenizers"))
-def tokenizer(request: pytest.FixtureRequest) -> Any:
-    built = tiny.tokenizer(request.param).eval()
+def pairs() -> list[Any]:
+    """Every generator on continuous latents and bits, on ids or a pyramid in turns; its other recipes once. The rest is slow."""
+    recipes, parts = tiny.distinct("generators"), sorted(registry.parts("generators"))
+    fast = {(name, tokens) for name in parts for tokens in KINDS[:2]} | {(name, KINDS[2 + i % 2]) for i, name in enumerate(parts)}
+    others = [name for name in recipes if name not in parts]
+    fast |= {(name, next(tokens for tokens in (*KINDS[i % 2 :], *KINDS) if fits(name, tokens))) for i, name in enumerate(others)}
+    return [
+        pytest.param((name, tokens), id=f"{name}-{tokens}", marks=() if (name, tokens) in fast else pytest.mark.slow)
+        for name in recipes
+        for tokens in tiny.distinct("tokenizers")
+        if fits(name, tokens)
+    ]
+
+
+def fits(generator: str, tokens: str) -> bool:
+    """Whether the head that a recipe names is one of these latents: most leave it to the latents."""
+    head = config.load("generator", generator).get("head", {}).get("name", "auto")
+    return head == "auto" or (head == "flow") == (kind(config.load("tokenizer", tokens)) == "continuous")
+
+
+def tokenizer_for(generator: str, tokens: str, **overrides: Any) -> Any:
+    """The tokenizer as the generator needs it: with scales where it goes from coarse to fine."""
+    recipe = tiny.shrunk(config.load("tokenizer", tokens)) | overrides
+    part = config.load("generator", generator)["name"]
+    return tiny.stirred(hub.build_tokenizer(fitted(recipe, part))).eval()
+
+
+@pytest.fixture(params=pairs())
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def tokenizer(pair: tuple[str, str]) -> Any:
+    built = tokenizer_for(*pair)
     built.measure(tiny.videos(built))
     return built
 
 
-@pytest.fixture(params=tiny.distinct("generators"))
-def make(request: pytest.FixtureRequest, tokenizer: Any) -> Callable[..., Any]:
+@pytest.fixture
+def latent(tokenizer: Any) -> Latent:
+    return tiny.latent(tokenizer)
+
+
+@pytest.fixture
+def make(pair: tuple[str, str], tokenizer: Any, latent: Latent) -> Callable[..., Any]:
     """Builds the generator with changed options; its weights are not those of the start, where it says nothing."""
 
     def build(num_classes: int = CLASSES, stir: bool = True, **options: Any) -> Any:
-        if lacking := options.keys() - tiny.generator_config(request.param).keys():
-            pytest.skip(f"{request.param} has no option {lacking}")
-        built = tiny.generator(request.param, tokenizer.space, num_classes, **options)
-        return tiny.stirred(built, 0.05) if stir else built
+        built = tiny.generator(pair[0], tokenizer.space, num_classes, **options)
+        built.prepare(latent)
+        return tiny.stirred(built, 0.05).eval() if stir else built.eval()
 
     return build
 
@@ -44,8 +83,11 @@ def generator(make: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
-def latent(tokenizer: Any) -> Latent:
-    return tiny.latent(tokenizer)
+def precise(make: Callable[..., Any], tokenizer: Any, pair: tuple[str, str]) -> Any:
+    """In float64, so that nothing hangs on a rounding, and guided alike in every step and in all that it predicts."""
+    tokenizer.double()
+    own = {"learned_sigma": False} if "learned_sigma" in tiny.generator_config(pair[0]) else {}  # a variance is not guided
+    return make(guidance_schedule="constant", **own).double()
 
 
 @pytest.fixture
@@ -53,33 +95,43 @@ def shape(tokenizer: Any) -> tuple[int, int, int]:
     return tiny.shape_of(tokenizer)
 
 
-def forwards(generator: Any) -> list[int]:
-    """Fills with the batch size of each pass through the network."""
+def batches(generator: Any) -> list[int]:
+    """Fills with the batch size of each pass through the trunk."""
     seen: list[int] = []
-    generator.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    generator.trunk.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     return seen
 
 
-def test_it_satisfies_the_protocol(generator: Any) -> None:
+def same(one: Latent, other: Latent) -> bool:
+    """Whether all fields are, to the bit."""
+    theirs = other.tensors()
+    return one.tensors().keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name]) for name, value in one.tensors().items()
+    )
+
+
+def test_it_satisfies_the_protocol(generator: Any, latent: Latent) -> None:
     assert isinstance(generator, Generator)
     assert set(generator.wants) <= {"z", "h", "logvar", "ids"}
+    assert set(generator.wants) - {"logvar"} <= latent.tensors().keys()
 
 
-def test_loss_is_finite_and_every_weight_learns(generator: Any, latent: Latent) -> None:
-    generator.prepare(latent)
+def test_loss_is_finite_and_every_weight_learns(make: Callable[..., Any], latent: Latent) -> None:
+    generator = make().train()
     losses = generator.loss(latent, tiny.labels(0, 1, 2, 0))
     assert bool(torch.isfinite(losses.total))
     losses.total.backward()
-    assert [name for name, weight in generator.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+    learning = [(name, weight.grad) for name, weight in generator.named_parameters() if weight.requires_grad]
+    assert [name for name, grad in learning if grad is None or not grad.any()] == []
 
 
 def test_sampling_is_a_function_of_the_seed_alone(generator: Any, shape: tuple[int, int, int]) -> None:
     first = generator.sample(3, shape, tiny.labels(0, 1, 2), seed=5)
     torch.manual_seed(1234)
-    again = generator.sample(3, shape, tiny.labels(0, 1, 2), seed=5)
-    for name, value in first.tensors().items():
-        assert torch.equal(value, again.tensors()[name])
-    assert not torch.equal(generator.sample(3, shape, tiny.labels(0, 1, 2), seed=6).h, first.h)
+    before = torch.random.get_rng_state()
+    assert same(generator.sample(3, shape, tiny.labels(0, 1, 2), seed=5), first)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.equal(generator.sample(3, shape, tiny.labels(0, 1, 2), seed=6).z, first.z)
 
 
 def test_samples_continue_one_another(generator: Any, shape: tuple[int, int, int]) -> None:
@@ -90,13 +142,10 @@ def test_samples_continue_one_another(generator: Any, shape: tuple[int, int, int
     assert not torch.allclose(a.z[0], b.z[0], rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "euler"}, {"solver": "heun"}, {"solver": "sde"}])
-def test_samples_do_not_depend_on_their_batch(
-    make: Callable[..., Any], tokenizer: Any, shape: tuple[int, int, int], options: dict[str, str]
-) -> None:
+def test_samples_do_not_depend_on_their_batch(make: Callable[..., Any], tokenizer: Any, shape: tuple[int, int, int]) -> None:
     """In float64, to 1e-12, at any split."""
     tokenizer.double()  # whose bottleneck makes legal latents of what is drawn
-    generator = make(**options).double()
+    generator = make().double()
     whole = generator.sample(4, shape, tiny.labels(0, 1, 2, 0), seed=5)
     assert whole.z.dtype == torch.float64
     parts = [
@@ -128,9 +177,19 @@ def test_a_window_that_starts_later_has_no_one_frame_cell(generator: Any, tokeni
     stride = tokenizer.spec.stride[0]
     window = (2 * stride, *shape[1:])
     sample = generator.sample(2, window, start=3)
-    assert (sample.start, sample.grids[-1][0], sample.num_frames) == (3, 2, 2 * stride)
+    assert (sample.start, sample.full_grid[0], sample.num_frames) == (3, 2, 2 * stride)
     assert tokenizer.decode(sample).shape == (2, 3, *window)
-    assert not torch.equal(generator.sample(2, window, start=5).h, sample.h)  # never the same noise
+    assert not torch.equal(generator.sample(2, window, start=5).z, sample.z)  # never the same noise
+
+
+def test_an_image_is_a_clip_of_one_cell(generator: Any, tokenizer: Any, latent: Latent, shape: tuple[int, int, int]) -> None:
+    if not tokenizer.spec.causal:
+        pytest.skip("to this tokenizer an image is no clip")
+    image = generator.sample(2, (1, *shape[1:]), tiny.labels(0, 1))
+    assert image.full_grid[0] == 1
+    assert tokenizer.decode(image).shape == (2, 3, 1, *shape[1:])
+    if tokenizer.spec.clip is None:
+        assert bool(generator.loss(latent.cells(0, 1), tiny.labels(0, 1, 2, 0)).total.isfinite())
 
 
 def test_it_trains_on_windows_that_start_later(generator: Any, tokenizer: Any, latent: Latent) -> None:
@@ -142,53 +201,107 @@ def test_it_trains_on_windows_that_start_later(generator: Any, tokenizer: Any, l
     assert bool(torch.isfinite(generator.validation_loss(window)))
 
 
-def test_guidance_scale_1_is_no_guidance_and_costs_one_forward(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
-    generator = make()
-    seen = forwards(generator)
+def test_guidance_scale_1_is_no_guidance_and_costs_one_forward(precise: Any, shape: tuple[int, int, int]) -> None:
+    generator = precise
+    seen = batches(generator)
     plain = generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=1.0)
-    steps = len(seen)
-    assert sum(seen) == 2 * steps
+    passes = len(seen)
+    assert set(seen) == {2}
     seen.clear()
     guided = generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=1.0 + 1e-9)
-    assert sum(seen) == 2 * 2 * steps
-    torch.testing.assert_close(guided.z, plain.z, rtol=1e-4, atol=1e-4)
+    assert set(seen) == {4}
+    assert len(seen) == passes
+    torch.testing.assert_close(guided.z, plain.z, rtol=1e-6, atol=1e-6)
 
 
-def test_guidance_scale_0_is_the_unconditional(generator: Any, shape: tuple[int, int, int]) -> None:
-    zero = generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=0.0)
-    torch.testing.assert_close(zero.z, generator.sample(2, shape).z, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(zero.z, generator.sample(2, shape, tiny.labels(-1, -1)).z, rtol=1e-4, atol=1e-4)
+def test_guidance_scale_0_is_the_unconditional(precise: Any, shape: tuple[int, int, int]) -> None:
+    zero = precise.sample(2, shape, tiny.labels(0, 1), guidance_scale=0.0)
+    torch.testing.assert_close(zero.z, precise.sample(2, shape).z, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(zero.z, precise.sample(2, shape, tiny.labels(-1, -1)).z, rtol=1e-9, atol=1e-9)
+
+
+def test_guidance_outside_of_its_interval_is_none(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
+    generator = make(guidance_schedule="constant", guidance_interval=(0.001, 0.002))
+    seen = batches(generator)
+    outside = generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=5.0)
+    assert set(seen) == {2}
+    assert same(outside, generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=1.0))
 
 
 def test_guidance_without_labels_changes_nothing(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
     generator = make(num_classes=0)
-    assert torch.equal(generator.sample(1, shape, guidance_scale=4.0).z, generator.sample(1, shape).z)
+    assert same(generator.sample(1, shape, guidance_scale=4.0), generator.sample(1, shape))
+
+
+@pytest.mark.parametrize(("option", "word"), [("guidance_schedule", "cosin"), ("guidance_interval", (0.5, 0.2))])
+def test_guidance_that_cannot_be_is_refused(make: Callable[..., Any], option: str, word: Any) -> None:
+    with pytest.raises(UserError, match=option):
+        make(**{option: word})
+
+
+def test_what_it_was_not_trained_with_is_refused(generator: Any, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(UserError, match="not trained with 'text'"):
+        generator.sample(1, shape, Condition(text=["a ball"]))
+    with pytest.raises(UserError, match="Labels go from 0 to 2, and 3 is not one of them"):
+        generator.sample(1, shape, tiny.labels(CLASSES))
 
 
 def test_temperature_0_takes_all_chance_away(generator: Any, shape: tuple[int, int, int]) -> None:
-    seeds = [generator.sample(1, shape, tiny.labels(1), temperature=0.0, seed=seed).h for seed in (0, 1)]
+    seeds = [generator.sample(1, shape, tiny.labels(1), temperature=0.0, seed=seed).z for seed in (0, 1)]
     torch.testing.assert_close(*seeds)
 
 
-def test_steps_may_be_chosen_in_the_call(generator: Any, shape: tuple[int, int, int]) -> None:
-    counts = []
-    seen = forwards(generator)
-    for steps in (1, 4):
-        seen.clear()
-        generator.sample(1, shape, steps=steps)
-        counts.append(len(seen))
-    assert counts[0] < counts[1]
+def given(latent: Latent, mask: list[list[bool]], **others: Any) -> Condition:
+    return Condition(known=latent[: len(mask)], known_mask=torch.tensor(mask), **others)
 
 
-@pytest.mark.parametrize("name", tiny.distinct("generators"))
+@pytest.mark.parametrize("mask", [[[True, False, False]] * 2, [[True, True, True]] * 2, [[False] * 3, [True, False, False]]])
+def test_given_cells_come_back_to_the_bit(
+    generator: Any, latent: Latent, shape: tuple[int, int, int], mask: list[list[bool]]
+) -> None:
+    sample = generator.sample(2, shape, given(latent, mask))
+    flags = torch.tensor(mask)[:, None, :, None, None]
+    for name in ("z", "h"):
+        known, made = getattr(latent[:2], name), getattr(sample, name)
+        if made is not None:
+            assert torch.equal(torch.where(flags, known, 0), torch.where(flags, made, 0))
+    if sample.ids is not None and all(map(all, mask)):
+        assert torch.equal(sample.ids, latent[:2].ids)
+    assert bool(sample.z.isfinite().all())
+
+
+def test_what_is_generated_depends_on_what_is_given(
+    make: Callable[..., Any], pair: tuple[str, str], latent: Latent, shape: tuple[int, int, int]
+) -> None:
+    """At one of several sizes of its weights: what is rounded to codes hides small differences, and large weights are deaf."""
+    generator = make(**({"steps": 12} if "steps" in tiny.generator_config(pair[0]) else {}))
+    mask, different = [[True, False, False]] * 4, []
+    for stir in (0.0, 0.05, 0.1):
+        tiny.stirred(generator, stir)
+        samples = [generator.sample(4, shape, given(cells, mask), seed=2).z for cells in (latent, latent[[1, 2, 3, 0]])]
+        different.append(not torch.equal(samples[0][:, :, 1:], samples[1][:, :, 1:]))
+    assert any(different)
+
+
+def test_given_cells_of_another_window_are_refused(generator: Any, latent: Latent, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(UserError, match="window"):
+        generator.sample(2, (shape[0], shape[1] * 2, shape[2]), given(latent, [[True, False, False]] * 2))
+
+
+@pytest.mark.parametrize("name", sorted(registry.parts("generators")))
 @pytest.mark.parametrize("quantizer", [{"name": "kl", "channels": 4}, {"name": "lfq", "bits": 4}], ids=lambda one: one["name"])
 def test_after_a_few_steps_the_loss_has_fallen_and_samples_are_of_their_labels(name: str, quantizer: dict[str, Any]) -> None:
     """Two clips, all of one and all of minus one, each with its own label."""
-    space = tiny.tokenizer("kl", quantizer=quantizer).space
-    generator = tiny.generator(name, space, num_classes=2, label_dropout=0.0, steps=8)
+    recipe = config.load("tokenizer", "lfq", {"quantizer": quantizer["name"]})
+    full = tiny.shrunk(recipe["quantizer"]) | quantizer
+    tokenizer = tokenizer_for(name, "lfq", quantizer=full)
+    tokenizer.measure(tiny.videos(tokenizer))
+    space = tokenizer.space
+    generator = tiny.generator(name, space, num_classes=2, conditioning={"label": {"dropout": 0.0}})
     shape = space.spec.frames(2), 2 * space.spec.stride[1], 2 * space.spec.stride[2]
     ones = torch.ones(1, space.h_channels, 2, 2, 2)
     latent, condition = space.project(torch.cat([ones, -ones] * 8)), tiny.labels(*[0, 1] * 8)
+    generator.prepare(latent)
     optimizer = torch.optim.Adam(generator.parameters(), lr=5e-3)
     before = float(generator.validation_loss(latent, condition))
     for _ in range(200):
@@ -196,23 +309,27 @@ def test_after_a_few_steps_the_loss_has_fallen_and_samples_are_of_their_labels(n
         generator.loss(latent, condition).total.backward()
         optimizer.step()
     assert float(generator.validation_loss(latent, condition)) < 0.3 * before
-    drawn = generator.sample(16, shape, condition, seed=1).h.mean(dim=(1, 2, 3, 4))
-    assert (drawn > 0).tolist() == [True, False] * 8
+    drawn = generator.sample(16, shape, condition, seed=1).z
+    apart = [(drawn - latent.z[label]).square().mean(dim=(1, 2, 3, 4)) for label in (0, 1)]
+    assert (apart[0] > apart[1]).long().tolist() == [0, 1] * 8
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3, 1.0])
-def test_that_fraction_of_labels_is_dropped(make: Callable[..., Any], dropout: float) -> None:
-    generator = make(label_dropout=dropout)
-    label = torch.arange(20_000) % CLASSES
+@pytest.mark.parametrize("name", sorted(registry.parts("generators")))
+def test_that_fraction_of_labels_is_dropped(name: str, dropout: float) -> None:
+    generator = tiny.generator(
+        name, tokenizer_for(name, "kl").space, CLASSES, conditioning={"label": {"dropout": dropout}}, depth=1, width=8
+    )
+    label = torch.arange(4000) % CLASSES
     seen: list[Tensor] = []
-    generator.label.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    generator.conditioner.parts["label"].embedding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     h = torch.zeros(len(label), generator.space.h_channels, 1, 2, 2)
-    latent = Latent(spec=generator.space.spec, grids=((1, 2, 2),), num_frames=1, h=h)
+    latent = Latent(spec=generator.space.spec, grids=((1, 2, 2),), num_frames=1, h=h, z=h)
     with torch.no_grad():
         generator.loss(latent, Condition(label=label))
-    assert float((seen[0] < 0).float().mean()) == pytest.approx(dropout, abs=0.015)
+    assert float((seen[0] < 0).float().mean()) == pytest.approx(dropout, abs=0.03)
     assert bool(((seen[0] < 0) | (seen[0] == label)).all())
-    assert torch.equal(label, torch.arange(20_000) % CLASSES)  # the caller's own labels are as they were
+    assert torch.equal(label, torch.arange(4000) % CLASSES)  # the caller's own labels are as they were
 
 
 def test_a_copy_shares_the_space_and_saves_nothing_of_the_tokenizer(generator: Any, tokenizer: Any) -> None:
@@ -226,7 +343,7 @@ def test_a_copy_shares_the_space_and_saves_nothing_of_the_tokenizer(generator: A
 def test_weights_round_trip(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
     generator, other = make(), make(stir=False)
     other.load_state_dict(generator.state_dict())
-    assert torch.equal(other.sample(1, shape).z, generator.sample(1, shape).z)
+    assert same(other.sample(1, shape), generator.sample(1, shape))
 
 
 def test_validation_loss_is_the_same_every_time(generator: Any, latent: Latent) -> None:
@@ -241,58 +358,40 @@ def test_validation_loss_is_the_same_every_time(generator: Any, latent: Latent) 
 
 
 @pytest.mark.parametrize("cells", [(1, 3, 2), (3, 2, 1)])
-def test_a_grid_that_the_patch_does_not_divide_is_filled_and_cut(
-    make: Callable[..., Any], tokenizer: Any, cells: tuple[int, int, int]
-) -> None:
-    generator = make(patch=(2, 2, 2))
+def test_sizes_that_it_has_not_seen(generator: Any, tokenizer: Any, cells: tuple[int, int, int]) -> None:
     latent = tiny.latent(tokenizer, cells=cells)
-    assert generator(latent.h, torch.rand(len(latent))).shape == latent.h.shape
-    assert generator.loss(latent).total.isfinite()
-    assert generator.sample(1, tiny.shape_of(tokenizer, cells), start=3).grids[-1][1:] == cells[1:]
+    assert bool(generator.loss(latent).total.isfinite())
+    assert generator.sample(1, tiny.shape_of(tokenizer, cells)).full_grid == cells
 
 
-@pytest.mark.parametrize("options", [{"solver": "eular"}, {"prediction": "V"}])
-def test_words_that_it_does_not_know_are_refused_at_once(make: Callable[..., Any], options: dict[str, str]) -> None:
-    ((option, word),) = options.items()
-    with pytest.raises(UserError, match=f"no {option} '{word}'. Did you mean"):
-        make(**options)
-
-
-@pytest.mark.parametrize(("name", "millions"), [("dit_s", 33), ("dit_b", 130), ("dit_l", 458), ("dit_xl", 675)])
-def test_recipes_of_the_paper_s_size_have_it(name: str, millions: float) -> None:
-    """With the paper's four channels and 1000 classes, without memory for their weights."""
-    with torch.device("meta"):
-        space = tiny.tokenizer("kl", quantizer={"name": "kl", "channels": 4}).space
-        generator = hub.build_generator(config.load("generator", name), space=space, num_classes=1000)
-    assert sum(weight.numel() for weight in generator.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+@pytest.mark.parametrize("option", ["width", "depth", "heads"])
+def test_sizes_below_1_are_refused(make: Callable[..., Any], option: str) -> None:
+    with pytest.raises(UserError, match=rf"^{option}=0 makes no .*: give {option}=1 or more\.$"):
+        make(**{option: 0})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.distinct("generators"))
+@pytest.mark.parametrize("name", sorted(registry.parts("generators")))
 @pytest.mark.parametrize("tokens", tiny.distinct("tokenizers"))
 def test_it_can_learn_four_clips_by_heart(name: str, tokens: str, tmp_path: Path) -> None:
     """Its samples are those clips: each is much nearer to one of them than they are to one another, and all four are drawn.
 
     By the whole of training, from the cache to the average that is kept.
     """
-    tokenizer = tiny.tokenizer(tokens).eval()
+    tokenizer = tokenizer_for(name, tokens)
     tokenizer.measure(tiny.videos(tokenizer))
-    cache = tiny.latent_cache(tokenizer, tmp_path / "latents", count=4)
-    start = tiny.generator(name, tokenizer.space, width=96, depth=3, steps=40, label_dropout=0.0)  # a token has up to 72 values
+    own = tiny.generator_config(name)
+    more = {"steps": 40} if "steps" in own else {}
+    start = tiny.generator(name, tokenizer.space, width=96, depth=3, conditioning={}, **more)  # a token has up to 72 values
+    cache = tiny.latent_cache(tokenizer, tmp_path / "latents", count=4, wants=start.wants)
+    start.prepare(cache.read(range(4))[0])
     training = tiny.generator_training(
         name, tokenizer, cache, start=start, steps=600, batch_size=16, lr=2e-3, muon_lr=0.02, ema=0.98
     )
     average = training.run(tmp_path, log_every=100, checkpoint_every=600).average
-    known = cache.read(range(4))[0].h.flatten(1)
-    distance = torch.cdist(average.sample(48, tiny.shape_of(tokenizer), seed=1).h.flatten(1), known)
-    apart = torch.cdist(known, known)[~torch.eye(4, dtype=torch.bool)].min()
+    known = cache.read(range(4))[0]
+    z = (known.z if known.z is not None else tokenizer.space.project(known.h).z).flatten(1)
+    distance = torch.cdist(average.sample(48, tiny.shape_of(tokenizer), seed=1).z.flatten(1), z)
+    apart = torch.cdist(z, z)[~torch.eye(4, dtype=torch.bool)].min()
     assert float(distance.amin(1).mean()) < 0.15 * float(apart)
     assert set(distance.argmin(1).tolist()) == {0, 1, 2, 3}
-
-
-@pytest.mark.slow
-def test_compiled_it_gives_the_same(make: Callable[..., Any], latent: Latent) -> None:
-    generator = make()
-    compiled = torch.compile(generator)
-    t, condition = torch.rand(len(latent)), tiny.labels(0, 1, 2, -1)
-    torch.testing.assert_close(compiled(latent.h, t, condition), generator(latent.h, t, condition), rtol=1e-4, atol=1e-4)

@@ -233,6 +233,9 @@ class VAR(nn.Module):
         self.scale = nn.Embedding(self.scales + 1, width)
         self.norm = FinalNorm(width)
         self.head = build_head(head, space=space, width=width)
+        for part in ("embed", "table"):  # tokens come in as sums of z, so that a head's own embedding has nothing to learn
+            if isinstance(own := getattr(self.head, part, None), nn.Module):
+                own.requires_grad_(False)
         nn.init.xavier_uniform_(self.embed.weight)
         nn.init.zeros_(self.embed.bias)
         nn.init.normal_(self.scale.weight, std=0.02)
