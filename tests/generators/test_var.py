@@ -398,7 +398,7 @@ def test_a_continuous_pyramid_is_measured() -> None:
     torch.manual_seed(1)
     targets, _ = generator._pyramid(latent, generator.wrong)
     for target in targets:
-        torch.testing.assert_close(target.square().mean().sqrt(), torch.tensor(1.0), atol=0.1, rtol=0)
+        torch.testing.assert_close(target.square().mean().sqrt(), torch.tensor(1.0), atol=0.25, rtol=0)
     before = generator.std.clone()
     generator.prepare(latent)
     torch.testing.assert_close(generator.std, before)
