@@ -23,11 +23,13 @@ from lines import Line, lines
 from records import Origin, read
 from timing import Timing
 
+from vidgen.cli.list import pairs as every_pair
+from vidgen.cli.list import together
 from vidgen.config import GROUPS, config_dir, describe, load
 from vidgen.errors import UserError, did_you_mean
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, measure
 from vidgen.metrics import legality
-from vidgen.routes import kind, route
+from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -47,6 +49,9 @@ SHOWN = (
     "samples/nearest_psnr",
 )
 """The columns of the short table, where any run has them."""
+
+KINDS_OF_LATENTS = {"continuous": "continuous latents", "bits": "bits", "ids": "ids"}
+"""The kinds of latents, in words."""
 
 TOLERANCES = {
     "RESIDUAL": ("px", "Root mean square distance from the nearest lawful motion."),
@@ -211,10 +216,21 @@ def parts() -> str:
 
 
 def pairs() -> str:
-    """What each generator does with the latents of each tokenizer."""
-    generators = {load("generator", name)["name"]: name for name in _own("generator")}  # sizes of one kind take the same route
-    kinds = {name: kind(load("tokenizer", name)) for name in _own("tokenizer")}
-    body = [[f"`{name}`", *(route(part, latents) for part in generators)] for name, latents in kinds.items() if latents]
+    """What each generator does with the latents of each tokenizer, one row a pair; presets that do the same share one."""
+    head = ["Tokenizer", "Generator", "Layout", "Head", "Route"]
+    own = {group: set(_own(group)) for group in ("tokenizer", "generator")}
+    found = [row for row in every_pair() if row["tokenizer"] in own["tokenizer"] and row["generator"] in own["generator"]]
+    body = []
+    for row in together(found):
+        generators = ", ".join(f"`{name}`" for name in row["generator"].split(", "))
+        body.append([f"`{row['tokenizer']}`", generators, row["layout"], row["head"], row["route"]])
+    return _table(head, body)
+
+
+def kinds() -> str:
+    """What each generator does with each kind of latent."""
+    generators = list(dict.fromkeys(load("generator", name)["name"] for name in _own("generator")))
+    body = [[KINDS_OF_LATENTS[kind], *(route(part, kind) for part in generators)] for kind in KINDS_OF_LATENTS]
     return _table(["", *(f"`{part}`" for part in generators)], body)
 
 
@@ -291,6 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "all-results": all_results,
     "parts": parts,
     "pairs": pairs,
+    "kinds": kinds,
     "experiments": experiments,
     "tokenizers": tokenizers,
     "tokenizer-benchmark": comparison,

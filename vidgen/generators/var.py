@@ -154,8 +154,8 @@ class VAR(nn.Module):
         noise: of continuous latents the same: the largest standard deviation of what is added to a scale in training, as a share
             of the scale's own, for later scales to take away.
         label_smoothing: share of each softmax's target that is uniform, in training.
-        top_k: likeliest values that sampling keeps, 0 for all: one number, or one a scale.
-        top_p: probability that sampling keeps: one number, or one a scale.
+        top_k: likeliest ids that sampling keeps, 0 for all: one number, or one a scale; real numbers have none.
+        top_p: probability of the ids that sampling keeps, likewise.
         guidance_scale: 1 is no guidance, and costs one forward a scale.
         guidance_interval: the part of sampling's progress, 0 at the first scale and 1 at the last, that is guided.
         guidance_schedule: how guidance comes to its scale: ``constant``, ``linear`` (VAR's ramp from 1) or ``cosine``.
@@ -212,7 +212,8 @@ class VAR(nn.Module):
         self.memory, self.label_smoothing, self.rope_theta = memory, label_smoothing, rope_theta
         bits = self.spec.levels is not None and set(self.spec.levels) == {2}
         self.wrong = noise if self.continuous else flip if bits else 0.0
-        self.top_k, self.top_p = _per_scale("top_k", top_k, self.scales), _per_scale("top_p", top_p, self.scales)
+        self.top_k = _per_scale("top_k", (0,) if self.continuous else top_k, self.scales)
+        self.top_p = _per_scale("top_p", (1.0,) if self.continuous else top_p, self.scales)
         self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
         check_guidance(guidance_interval, guidance_schedule)
         self.wants = ("h", "logvar") if self.continuous else ("ids", "h") if self.wrong else ("ids",)
