@@ -320,7 +320,7 @@ def test_parts_taken_together_are_named_in_a_list() -> None:
     assert chosen({"action": {"dropout": 0.5}}) == {"label": recipes["label"], "action": recipes["action"] | {"dropout": 0.5}}
     assert chosen({"label": None}) == {}
     assert chosen({"label": {"dropout": 0}})["label"]["dropout"] == 0.0
-    with pytest.raises(UserError, match="There is no generator/conditioning called 'lable'. Did you mean 'label'"):
+    with pytest.raises(UserError, match=r"There is no generator/conditioning called 'lable'\. Did you mean 'label'"):
         chosen(["lable"])
     with pytest.raises(UserError, match=r"'generator\.conditioning\.label' has no option 'drop'\. Did you mean 'dropout'"):
         chosen({"label": {"drop": 1}})
@@ -337,5 +337,5 @@ def test_hydra_takes_the_same_parts_together(value: str) -> None:
 
 
 def test_an_unknown_part_among_several_is_told() -> None:
-    with pytest.raises(UserError, match="There is no generator/conditioning called 'frame'. Did you mean 'frames'"):
+    with pytest.raises(UserError, match=r"There is no generator/conditioning called 'frame'\. Did you mean 'frames'"):
         compose("fit", ["generator/conditioning=[label,frame]"])

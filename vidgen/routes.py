@@ -1,8 +1,8 @@
 """How a generator takes each kind of latent, in words: what ``vidgen list --pairs`` shows and ``fit`` prints and saves.
 
 A generator's file states in ``ROUTES`` what it does to latents that are not its native kind, so that nothing is approximated in
-silence, and in ``SCALES`` whether it goes from coarse to fine; a quantizer's file states in ``KIND`` which kind it makes. These are
-read without importing the file.
+silence, and in ``SCALES`` whether it goes from coarse to fine; a quantizer's file states in ``KIND`` which kind it makes. These
+are read without importing the file.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
     if request.param in tiny.trained():
         built = tiny.tokenizer(request.param)
     else:
-        built = tiny.generator(request.param, tiny.tokenizer("lfq").space, num_classes=2)
+        built = tiny.generator(request.param, tiny.tokenizer("pyramid_lfq").space, num_classes=2)  # which all of them take
     assert isinstance(built, nn.Module)
     return built
 

@@ -276,7 +276,7 @@ MEASURES = {
     "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
     "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
     "generator/sample_flops": Measure(
-        "Sampling", "FLOPs", None, "Floating-point operations to draw the latents of one clip, with the recipe's steps and guidance."
+        "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with the recipe's steps and guidance."
     ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
