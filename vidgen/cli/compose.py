@@ -112,7 +112,7 @@ def _parts(given: Iterable[Override], groups: Container[str], command: str) -> l
     """Those that choose a part in one of ``groups``, of names that there are."""
     parts = [override for override in given if override.key_or_group in groups]
     for override in parts:
-        value = override.value()
+        value: Any = override.value()
         for name in _names(value) if override.key_or_group in SEVERAL else [value]:
             check_choice(override.key_or_group, name, command)
             _offer_plugin(override.key_or_group, name)

@@ -1,4 +1,4 @@
-"""``vidgen list``: every name with what it is, read from files; no part is imported but for ``--pairs``, which asks quantizers."""
+"""``vidgen list``: every name with what it is, read from files; no part is imported but by ``--pairs``, which asks them."""
 
 from __future__ import annotations
 
