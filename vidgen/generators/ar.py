@@ -116,7 +116,6 @@ class AR(nn.Module):
             conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
         )
         self.draws_known = any(hasattr(part, "draw") for part in self.conditioner.parts.values())
-        self.head: Any = build_head(head, space=space, width=width)
         self.trunk = Trunk(
             width=width,
             depth=depth,
@@ -125,6 +124,7 @@ class AR(nn.Module):
             context=self.conditioner.needs_context,
             checkpoint=checkpoint,
         )
+        self.head: Any = build_head(head, space=space, width=width)
         self.norm = FinalNorm(width)
         self.begin = nn.Parameter(0.02 * torch.randn(width))
         self.step = nn.Linear(self.trunk.head_dim, width, bias=False)
