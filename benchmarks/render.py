@@ -210,7 +210,8 @@ def _measured(rows: Sequence[Timing]) -> str:
 
 def parts() -> str:
     """What there is of each kind of part, in the recipes' own words."""
-    groups = [GROUPS[title] for title in ("tokenizers", "quantizers", "backbones", "generators", "data")]
+    titles = ("tokenizers", "quantizers", "backbones", "generators", "heads", "conditioning", "data")
+    groups = [GROUPS[title] for title in titles]
     body = [[f"`{group}={name}`", describe(group, name)] for group in groups for name in _own(group)]
     return _table(["Part", "What it is"], body)
 
