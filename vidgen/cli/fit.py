@@ -46,7 +46,8 @@ def run(config: dict[str, Any]) -> None:
     try:
         Fit(plan, folder, console).run(estimate)
     except (loop.Stopped, KeyboardInterrupt):
-        console.print(f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}", highlight=False)
+        words = f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}"
+        console.print(words, highlight=False, markup=False)  # a list in brackets is no markup
         sys.exit(INTERRUPTED)
 
 
