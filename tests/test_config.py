@@ -339,3 +339,13 @@ def test_hydra_takes_the_same_parts_together(value: str) -> None:
 def test_an_unknown_part_among_several_is_told() -> None:
     with pytest.raises(UserError, match=r"There is no generator/conditioning called 'frame'\. Did you mean 'frames'"):
         compose("fit", ["generator/conditioning=[label,frame]"])
+
+
+@pytest.mark.parametrize("command", COMPOSED)
+@pytest.mark.parametrize("choices", [{}, {"tokenizer": "kl", "tokenizer/quantizer": "fsq", "generator": "var", "data": "folder"}])
+def test_a_command_is_composed_the_same_without_hydra(command: str, choices: dict[str, str]) -> None:
+    known = {group: name for group, name in choices.items() if group in config.command_groups(command)}
+    composed = compose(command, [f"{group}={name}" for group, name in known.items()])
+    assert config.command_recipe(command, known) == {
+        key: value for key, value in composed.items() if key not in ("choices", "command")
+    }

@@ -15,6 +15,7 @@ from typing import Any
 
 from vidgen import __version__
 from vidgen.cli import help
+from vidgen.cli.mistakes import look
 from vidgen.errors import DISK_FULL, UserError, did_you_mean
 
 COMPOSED = ("fit", "eval", "sample", "encode", "decode", "reconstruct")
@@ -77,6 +78,7 @@ def _dispatch(words: Sequence[str]) -> int:
 
 
 def _compose_and_run(command: str, words: Sequence[str]) -> None:
+    look(command, words)  # before Hydra, whose import takes longer than an answer should
     from vidgen.cli.compose import compose, sweep
 
     def run(config: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vidgen.cli.mistakes import check_choice, check_form, check_key, check_values
+from vidgen.cli.mistakes import check_choice, check_form, check_key, check_values, pointing_to_help
 from vidgen.config import KIND_OF, SEVERAL, Choice, checked, command_groups, config_dir, load, merge, other_part
 from vidgen.errors import UserError
 from vidgen.registry import plugins
@@ -38,7 +38,7 @@ def compose(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: on an override that cannot be read, an unknown group, name or key, or a value of another type or out of range.
     """
-    with _pointing_to_help(command), _recipes():
+    with pointing_to_help(command), _recipes():
         given = [_parse(text, command) for text in overrides]
         for override in given:
             _check_plain(override)
@@ -69,7 +69,7 @@ def sweep(command: str, overrides: Sequence[str], run: Callable[[dict[str, Any]]
     Raises:
         UserError: as :func:`compose`.
     """
-    with _pointing_to_help(command), _recipes():
+    with pointing_to_help(command), _recipes():
         given = [_parse(text, command) for text in overrides]
         values = [_values(override) for override in given if not _is_hydras(override)]
     for combination in product(*values):
@@ -98,14 +98,6 @@ def _recipes() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).partition("Config search path")[0].split())
         raise UserError(f"This cannot be composed: {reason}.") from error
-
-
-@contextmanager
-def _pointing_to_help(command: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{error} See: vidgen {command} --help") from error
 
 
 def _parts(given: Iterable[Override], groups: Container[str], command: str) -> list[Override]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import reduce
 from typing import Any
 
-from vidgen.config import checked, command_groups, load, preset_names
+from vidgen.config import SEVERAL, checked, command_groups, command_recipe, load, merge, preset_names
 from vidgen.errors import UserError, did_you_mean, nearest
 from vidgen.registry import unknown
 
@@ -52,6 +53,56 @@ RANGES = {
 
 OURS = ("", "trainer", "logger", "evaluation", "tokenizer.training", "generator.training")
 """The sections whose values are checked here; what the parts' own options may be, the parts know."""
+
+
+PLAIN = re.compile(r"([a-z_][\w./]*)=([\w.-]+)")
+"""Overrides of which Hydra's grammar says no more than this: a key and one word or number."""
+
+
+@contextmanager
+def pointing_to_help(command: str) -> Iterator[None]:
+    """Adds to a sentence where help is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} See: vidgen {command} --help") from error
+
+
+def look(command: str, words: Sequence[str]) -> None:
+    """Finds the commonest mistakes in plain overrides before Hydra is imported, for that takes longer than an answer should.
+
+    Raises:
+        UserError: as composing would, of the first mistake that it sees; what it does not see, composing will.
+    """
+    plain = [match.groups() for word in words if (match := PLAIN.fullmatch(word))]
+    groups = command_groups(command)
+    choices = {key: None if value == "null" else value for key, value in plain if key in groups}
+    if any(key.startswith("hydra") or ("/" in key and key not in groups) or key in SEVERAL for key, _ in plain):
+        return  # Hydra's own, a part that only another one has, or one of several
+    with pointing_to_help(command):
+        for group, name in choices.items():
+            check_choice(group, name, command)
+        base = command_recipe(command, choices)
+        for key, value in ((key, _value(text)) for key, text in plain if key not in groups):
+            check_key(key, value, base, command)
+            if value is not None:
+                check_values(merge(base, checked(base, _nested(key, value))))
+
+
+def _value(text: str) -> Any:
+    """A plain override's value in the type that Hydra's grammar gives it."""
+    if text in ("null", "true", "false"):
+        return {"null": None, "true": True, "false": False}[text]
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
+
+
+def _nested(key: str, value: Any) -> Any:
+    for step in reversed(key.split(".")):
+        value = {step: value}
+    return value
 
 
 def check_form(text: str, command: str) -> None:
