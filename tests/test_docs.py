@@ -221,8 +221,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_examples_are_one_file_and_one_yaml_each() -> None:
     folders = sorted(str(Path(file).parent) for file in EXAMPLES)
     assert folders == [
-        *("configs/generator", "configs/metric", "configs/tokenizer", "configs/tokenizer/quantizer"),
-        *("vidgen/generators", "vidgen/metrics", "vidgen/quantizers"),
+        *("configs/generator", "configs/generator/conditioning", "configs/generator/head", "configs/metric"),
+        *("configs/tokenizer", "configs/tokenizer/quantizer", "vidgen/conditioning"),
+        *("vidgen/generators", "vidgen/heads", "vidgen/metrics", "vidgen/quantizers"),
     ]
 
 
@@ -243,7 +244,7 @@ def test_the_examples_are_found_by_name(copy: Path) -> None:
 def test_our_own_tests_cover_the_examples(copy: Path) -> None:
     """The pairs, the recipes against the signatures, and the tokenizers' laws: all by the examples' existing."""
     files = ["tests/test_pairs.py", "tests/test_config.py", "tests/tokenizers", "tests/test_registry.py"]
-    chosen = "ternary or normal"
+    chosen = "ternary or normal or gaussian or class_token"
     done = python("-m", "pytest", *files, "-k", chosen, "-p", "no:cacheprovider", folder=copy)
     assert done.returncode == 0, done.stdout[-5000:]
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])
