@@ -401,6 +401,37 @@ def test_cells_of_another_window_or_without_h_are_refused() -> None:
             dit.sample(2, shape, condition)
 
 
+# Learning -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LEARNED | {"prediction": "v", "steps": 20},
+        DDPM | {"path": "cosine", "prediction": "v", "solver": "dpm2m", "steps": 12, "min_snr": 5.0, "times": "uniform"},
+        FORCED | {"prediction": "v", "solver": "euler", "forcing": "autoregressive", "steps": 8},
+        FORCED | {"patch": (2, 2, 2), "solver": "euler", "forcing": "pyramid", "lag": 2.0, "steps": 8, "attention": "divided"},
+    ],
+    ids=["ddpm", "cosine", "autoregressive", "pyramid"],
+)
+def test_it_learns_two_clips_by_heart(options: dict[str, Any]) -> None:
+    """One is 1 and then -1, the other the reverse: every sample is near one of them as a whole, and both are drawn."""
+    torch.manual_seed(0)
+    space = tiny.tokenizer("kl", quantizer={"name": "kl", "channels": 4}).space
+    dit = tiny.generator("dit", space, **options)
+    clip = torch.ones(1, 4, 2, 2, 2) * torch.tensor([1.0, -1.0]).view(2, 1, 1)
+    latent = latent_of(dit, torch.cat([clip, -clip] * 8))
+    optimizer = torch.optim.Adam(dit.parameters(), lr=5e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        dit.loss(latent).total.backward()
+        optimizer.step()
+    drawn = dit.sample(32, (space.spec.frames(2), 2 * space.spec.stride[1], 2 * space.spec.stride[2]), seed=1).h
+    distance = torch.stack([(drawn - one).abs().mean(dim=(1, 2, 3, 4)) for one in (clip, -clip)])
+    assert float(distance.amin(0).mean()) < 0.5  # of 2 between the clips, and 1 for saying nothing
+    assert 4 <= int(distance.argmin(0).sum()) <= 28
+
+
 # Options --------------------------------------------------------------------------------------------------------------------
 
 
@@ -460,6 +491,29 @@ def test_a_patch_that_makes_no_tokens_is_refused(patch: tuple[int, ...], nearest
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         fresh("kl", **options)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("dit_xl", 675.1), ("dit_xl_ddpm", 675.1), ("latte", 673.7)])
+def test_recipes_of_the_papers_size_have_it(name: str, millions: float) -> None:
+    """DiT's table 4; Latte-XL/2 is of UCF-101's 101 classes. Without memory for their weights."""
+    from types import SimpleNamespace
+
+    from vidgen import LatentSpec, config, hub
+
+    space: Any = SimpleNamespace(spec=LatentSpec(channels=4, stride=(1, 8, 8), causal=True), h_channels=4)
+    with torch.device("meta"):
+        built = hub.build_generator(config.load("generator", name), space=space, num_classes=101 if name == "latte" else 1000)
+    assert sum(weight.numel() for weight in built.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
+
+
+def test_the_published_diffusion_is_that_of_the_paper() -> None:
+    from vidgen import config
+
+    ddpm, plain = config.load("generator", "dit_xl_ddpm"), config.load("generator", "dit_xl")
+    published = {"path": "linear", "prediction": "epsilon", "learned_sigma": True, "times": "uniform", "solver": "ddpm"}
+    assert published.items() <= ddpm.items()
+    assert ddpm["steps"] == 250
+    assert {key for key in ddpm if ddpm[key] != plain[key]} == set(published)
 
 
 @pytest.mark.slow
