@@ -219,18 +219,23 @@ class Asked:
         return {name: value for name, value in told.items() if value is not None}
 
 
+def known(model: Model) -> tuple[str, ...]:
+    """What the model's generator may be told; of one that does not say, labels."""
+    conditioner = getattr(model.generator, "conditioner", None)
+    return ("label",) if conditioner is None else conditioner.names
+
+
 def ask(model: Model, data: Data, count: int) -> Asked:
     """What ``count`` samples of a model are asked: every label equally often, or as unseen clips are captioned and steered."""
-    conditioner = getattr(model.generator, "conditioner", None)
-    known = ("label",) if conditioner is None else conditioner.names
-    classes, by_label = len(data.class_names), "label" in known
-    if "text" not in known and "action" not in known:
+    words = known(model)
+    classes, by_label = len(data.class_names), "label" in words
+    if "text" not in words and "action" not in words:
         labels = np.arange(count) % classes if classes and by_label else np.full(count, -1)
         return Asked(labels=labels, by_label=by_label)
     clips = [data.clip("test", index % data.size("test")) for index in range(count)]
     labels = np.array([clip["label"] for clip in clips])
-    texts = [clip["caption"] for clip in clips] if "text" in known else None
-    actions = np.stack([clip["actions"] for clip in clips]) if "action" in known else None
+    texts = [clip["caption"] for clip in clips] if "text" in words else None
+    actions = np.stack([clip["actions"] for clip in clips]) if "action" in words else None
     told = by_label or texts is not None  # captions of the worlds name the family, which is the label
     return Asked(labels=labels if told else np.full(count, -1), by_label=by_label, texts=texts, actions=actions)
 
@@ -349,7 +354,7 @@ def costs(model: Model, shape: Shape) -> dict[str, float]:
     found["tokenizer/decode_flops"] = counter.get_total_flops()
     if model.generator is not None:
         found["generator/parameters"] = _parameters(model.generator)
-        label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names else None
+        label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names and "label" in known(model) else None
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model.generator.sample(1, shape, Condition(label=label))
         found["generator/sample_flops"] = counter.get_total_flops()

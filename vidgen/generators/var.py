@@ -30,6 +30,7 @@ from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
+from vidgen.nn.given import check_window
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
 from vidgen.nn.pyramid import area_down, next_input, upsample
 from vidgen.nn.rope import rotary_table
@@ -334,6 +335,7 @@ class VAR(nn.Module):
         if steps not in (None, self.scales):
             raise UserError(f"var takes a step for each of its {self.scales} scales, and not {steps}: leave steps out.")
         self.conditioner.check(condition)
+        check_window(condition, self.spec.grid(shape, start), start)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         strengths = self._strengths(scale)
         told, copies = self._branches(condition, num, any(strength != 1 for strength in strengths))

@@ -25,15 +25,26 @@ def given_cells(condition: Condition | None, grid: Shape, start: int) -> Given |
     known = None if condition is None else condition.known
     if condition is None or known is None:
         return None
-    if known.h is None or tuple(known.h.shape[2:]) != grid or known.start != start:
-        what = "no h" if known.h is None else f"the cells {tuple(known.h.shape[2:])} from cell {known.start} on"
-        raise UserError(
-            f"What is known has {what}, and the window is {grid} from cell {start} on: give a latent of the whole window with "
-            "its h, and say in known_mask which of its cells are known."
-        )
+    check_window(condition, grid, start)
+    if known.h is None:
+        raise UserError("What is known has no h: give a latent as the tokenizer encodes it.")
     mask = condition.known_mask
     mask = torch.ones(len(known), grid[0], dtype=torch.bool) if mask is None else mask
     return known.h, per_cell(mask.to(known.h.device))
+
+
+def check_window(condition: Condition | None, grid: Shape, start: int) -> None:
+    """Sees that what is known, if anything, is a latent of the window of ``grid`` whose first cell is ``start``.
+
+    Raises:
+        UserError: naming both.
+    """
+    known = None if condition is None else condition.known
+    if known is not None and (tuple(known.full_grid) != tuple(grid) or known.start != start):
+        raise UserError(
+            f"What is known has the cells {tuple(known.full_grid)} from cell {known.start} on, and the window is {tuple(grid)} "
+            f"from cell {start} on: give a latent of the whole window, and say in known_mask which of its cells are known."
+        )
 
 
 def with_given(made: Latent, condition: Condition) -> Latent:
