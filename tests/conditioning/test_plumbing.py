@@ -14,6 +14,7 @@ from vidgen import Condition, UserError, hub
 from vidgen.conditioning.text import join_words
 from vidgen.data.batches import Order, collate, facts
 from vidgen.data.worlds import Worlds
+from vidgen.evaluation import measure
 from vidgen.training.cache import build_cache, condition_of
 
 COUNT, SEED = 10, 3
@@ -129,3 +130,13 @@ def test_a_model_without_actions_says_so(model: hub.Model) -> None:
     model.config["action_names"] = []
     with pytest.raises(UserError, match="This model was trained without actions, so action=left says nothing to it"):
         model.sample(1, action="left")
+
+
+def test_a_model_that_knows_no_labels_is_measured_without(tokenizer: Any) -> None:
+    """Though the data has some: the operations of a sample are counted on one that is told nothing."""
+    generator = hub.build_generator(
+        tiny.generator_config("maskgit", conditioning={"text": {}}), space=tokenizer.space, num_classes=2, vocabulary=("a",)
+    )
+    shape = tiny.shape_of(tokenizer)
+    model = hub.Model(tokenizer=tokenizer, generator=generator, config={"class_names": ["one", "two"], "shape": list(shape)})
+    assert min(value for name, value in measure.costs(model, shape).items() if name.startswith("generator/")) > 0
