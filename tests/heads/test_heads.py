@@ -39,9 +39,21 @@ def test_auto_takes_the_head_that_the_latents_ask_for(name: str) -> None:
 
 
 REFUSED = [
-    ({"name": "categorical"}, None, "The categorical head predicts ids and these latents are continuous: use head=flow, or "),
-    ({"name": "factored"}, None, "The factored head predicts ids and these latents are continuous: use head=flow, or head=auto."),
-    ({"name": "depth"}, None, "The depth head predicts ids and these latents are continuous: use head=flow, or head=auto."),
+    (
+        {"name": "categorical"},
+        None,
+        "The categorical head predicts ids and these latents are continuous: use generator/head=flow, or ",
+    ),
+    (
+        {"name": "factored"},
+        None,
+        "The factored head predicts ids and these latents are continuous: use generator/head=flow, or generator/head=auto.",
+    ),
+    (
+        {"name": "depth"},
+        None,
+        "The depth head predicts ids and these latents are continuous: use generator/head=flow, or generator/head=auto.",
+    ),
     ({"name": "categorical"}, (2,) * 19, "The categorical head has a logit for each joint id, at most 262144 of them, and "),
     ({"name": "flow"}, (1024,), "The flow head predicts real numbers and these latents are ids of a vocabulary of 1024: use "),
     ({"name": "flow"}, (2,) * 10, "The flow head predicts real numbers and these latents are ids of a vocabulary of 1024: use "),
@@ -64,7 +76,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(options: dict[str, Any], leve
 
 
 def test_a_refusal_names_the_head_for_the_spec() -> None:
-    with pytest.raises(UserError, match="this vocabulary has 524288: use head=factored, or head=auto"):
+    with pytest.raises(UserError, match="this vocabulary has 524288: use generator/head=factored, or generator/head=auto"):
         build_head({"name": "categorical"}, space=space((2,) * 19), width=WIDTH)
-    with pytest.raises(UserError, match="use head=depth, or head=auto"):
+    with pytest.raises(UserError, match="use generator/head=depth, or generator/head=auto"):
         build_head({"name": "categorical"}, space=space((1024,) * 2, 2), width=WIDTH)

@@ -36,6 +36,7 @@ from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order, known_tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
+from vidgen.samplers.discrete import check_truncation
 from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
 from vidgen.samplers.noise import sample_uniform
 
@@ -141,6 +142,7 @@ class AR(nn.Module):
         if self.time_window < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
             given = f"time_window={self.time_window}, top_k={self.top_k}, top_p={self.top_p:g}"
             raise UserError(f"ar's time_window and top_k are 0 or more, and top_p is above 0 and at most 1; this is {given}.")
+        check_truncation(self.spec.levels, self.top_k, self.top_p)
         if self.time_window and (self.spec.clip is not None or self.order == "columns"):
             what = "columns" if self.order == "columns" else "a pyramid that grows in time"
             raise UserError(f"A time_window needs tokens in the order of time, which {what} has not: use time_window=0.")

@@ -31,6 +31,7 @@ from vidgen.nn.rope import rotary_table
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers import unmask
+from vidgen.samplers.discrete import check_truncation
 from vidgen.samplers.guidance import Guidance, check_guidance
 from vidgen.samplers.noise import sample_noise, sample_uniform
 
@@ -131,6 +132,7 @@ class MaskGIT(nn.Module):
                 f"label_smoothing from 0 to below 1; got {revisions}, {choice_temperature:g}, {top_k}, {top_p:g} and "
                 f"{label_smoothing:g}."
             )
+        check_truncation(space.spec.levels, top_k, top_p)
         continuous = space.spec.levels is None
         self.space = space
         self.wants: tuple[str, ...] = ("h", "logvar") if continuous else ("ids",)

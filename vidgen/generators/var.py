@@ -234,7 +234,7 @@ class VAR(nn.Module):
         self.begin = nn.Parameter(0.02 * torch.randn(width))
         self.scale = nn.Embedding(self.scales + 1, width)
         self.norm = FinalNorm(width)
-        self.head = build_head(head, space=space, width=width)
+        self.head: Any = build_head(head, space=space, width=width)
         for part in ("embed", "table"):  # tokens come in as sums of z, so that a head's own embedding has nothing to learn
             if isinstance(own := getattr(self.head, part, None), nn.Module):
                 own.requires_grad_(False)
@@ -269,7 +269,11 @@ class VAR(nn.Module):
     @torch.no_grad()
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
         """The same without anything that is random: no flips, no dropout, the posterior's mean."""
-        return self._loss(replace(latent, logvar=None), condition, 0.0, 0.0).total
+        training = self.head.training
+        self.head.eval()  # whose own noise then is fixed
+        loss = self._loss(replace(latent, logvar=None), condition, 0.0, 0.0).total
+        self.head.train(training)
+        return loss
 
     def _loss(self, latent: Latent, condition: Condition | None, wrong: float, smoothing: float) -> Losses:
         targets, sums = self._pyramid(latent, wrong)
@@ -337,6 +341,8 @@ class VAR(nn.Module):
         self.conditioner.check(condition)
         check_window(condition, self.spec.grid(shape, start), start)
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        if isinstance(scale, Mapping):
+            raise UserError(f"var is guided by one scale for all conditions, not by {scale}: give one number.")
         strengths = self._strengths(scale)
         told, copies = self._branches(condition, num, any(strength != 1 for strength in strengths))
         grids = self.spec.grids(shape, start)

@@ -39,7 +39,8 @@ class Categorical(nn.Module):
         if self.vocabulary > LARGEST:
             raise UserError(
                 f"The categorical head has a logit for each joint id, at most {LARGEST} of them, and this vocabulary has "
-                f"{self.vocabulary}: use head={'depth' if space.spec.stages > 1 else 'factored'}, or head=auto."
+                f"{self.vocabulary}: use generator/head={'depth' if space.spec.stages > 1 else 'factored'}, or "
+                "generator/head=auto."
             )
         self.table = nn.Embedding(self.vocabulary, width)
         nn.init.normal_(self.table.weight, std=0.02)

@@ -22,7 +22,7 @@ from vidgen.nn.embeddings import TimestepEmbedding
 from vidgen.nn.trunk import FinalLayer
 from vidgen.protocols import LatentSpace
 from vidgen.samplers import flow
-from vidgen.samplers.discrete import precise
+from vidgen.samplers.discrete import check_truncation, precise
 from vidgen.samplers.ode import euler
 
 
@@ -63,7 +63,7 @@ class Flow(nn.Module):
         if space.spec.levels is not None:
             raise UserError(
                 f"The flow head predicts real numbers and these latents are ids of a vocabulary of {space.spec.vocab_size}: "
-                "use head=categorical, factored or depth, or head=auto."
+                "use generator/head=categorical, factored or depth, or generator/head=auto."
             )
         check_sizes("flow", hidden, depth)
         if repeats < 1 or steps < 1:
@@ -121,8 +121,7 @@ class Flow(nn.Module):
         Raises:
             UserError: for ``top_k`` or ``top_p``, which real numbers do not have.
         """
-        if top_k or top_p < 1:
-            raise UserError("Continuous latents have no most likely ids to keep: leave top_k=0 and top_p=1, and use temperature.")
+        check_truncation(None, top_k, top_p)
         condition, free = self.condition(x), None if uncond is None else self.condition(uncond)
 
         def field(h: Tensor, t: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ def discrete_levels(head: str, spec: LatentSpec) -> tuple[int, ...]:
         UserError: where latents are continuous and there are no ids that ``head`` could predict.
     """
     if spec.levels is None:
-        raise UserError(f"The {head} head predicts ids and these latents are continuous: use head=flow, or head=auto.")
+        raise UserError(
+            f"The {head} head predicts ids and these latents are continuous: use generator/head=flow, or generator/head=auto."
+        )
     return spec.levels
 
 

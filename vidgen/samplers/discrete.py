@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from vidgen.errors import UserError
 
 CHUNK, CPU_CHUNK = 2**26, 2**18
 """Logits that are worked on at a time, for the sake of memory; on a CPU what stays in its cache is three times as fast."""
@@ -13,6 +17,16 @@ LIKELY = 2048
 
 LEAST = 1e-9
 """The smallest ``top_p``: below it the most likely id alone is kept."""
+
+
+def check_truncation(levels: Sequence[int] | None, top_k: int, top_p: float) -> None:
+    """Sees that there are ids to keep the likeliest of, where some are to be left out.
+
+    Raises:
+        UserError: for continuous latents, whose ``levels`` are None.
+    """
+    if levels is None and (top_k or top_p < 1):
+        raise UserError("Continuous latents have no most likely ids to keep: leave top_k=0 and top_p=1, and use temperature.")
 
 
 def sample_logits(
