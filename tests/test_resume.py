@@ -20,8 +20,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from vidgen import names
+from vidgen import hub, names
 from vidgen.cli import main
+from vidgen.routes import fitted
 from vidgen.training import loop
 
 ROOT = Path(__file__).parent.parent
@@ -63,8 +64,10 @@ def training(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Training:
         return tiny.tokenizer_training(name, adversary=adversary, perceptual=perceptual, images=0.5)
     if stage == "tokenizer":
         return tiny.tokenizer_training(name, optimizer=optimizer)
-    tokenizer = tiny.tokenizer("lfq").eval()
-    return tiny.generator_training(name, tokenizer, tiny.latent_cache(tokenizer, tmp_path / "latents"), optimizer=optimizer)
+    recipe = fitted(tiny.tokenizer_config("lfq"), tiny.generator_config(name)["name"])
+    tokenizer = tiny.stirred(hub.build_tokenizer(recipe)).eval()
+    cache = tiny.latent_cache(tokenizer, tmp_path / "latents", wants=tiny.generator(name, tokenizer.space).wants)
+    return tiny.generator_training(name, tokenizer, cache, optimizer=optimizer)
 
 
 def same(a: Any, b: Any) -> bool:

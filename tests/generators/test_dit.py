@@ -392,13 +392,13 @@ def test_training_on_given_cells_shows_them_clean_and_counts_the_others() -> Non
 
 def test_cells_of_another_window_or_without_h_are_refused() -> None:
     dit, shape = stirred("kl"), tiny.shape_of(tiny.tokenizer("kl"))
-    for condition in (
-        Condition(known=latent_of(dit, noisy(dit, cells=(2, 4, 2)))),
-        Condition(known=latent_of(dit, noisy(dit), start=4)),
-        Condition(known=replace(latent_of(dit, noisy(dit)), h=None)),
+    for known, sentence in (
+        (latent_of(dit, noisy(dit, cells=(2, 4, 2))), "give a latent of the whole window"),
+        (latent_of(dit, noisy(dit), start=4), "give a latent of the whole window"),
+        (replace(latent_of(dit, noisy(dit)), h=None), "What is known has no h"),
     ):
-        with pytest.raises(UserError, match="give a latent of the whole window with its h"):
-            dit.sample(2, shape, condition)
+        with pytest.raises(UserError, match=sentence):
+            dit.sample(2, shape, Condition(known=known))
 
 
 # Learning -------------------------------------------------------------------------------------------------------------------

@@ -129,7 +129,10 @@ def _compose(command: str, overrides: Iterable[str]) -> tuple[dict[str, Any], di
         del config["hydra"]
     values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     for group in set(SEVERAL).intersection(command_groups(command)):
-        where = group.replace("/", ".")
+        where, (host, _, part) = group.replace("/", "."), group.rpartition("/")
+        name = choices.get(host)
+        if isinstance(name, str) and part not in load(host, name):
+            continue  # of a part that has none of these
         if _at(values, where) is None:  # of none of them Hydra makes nothing at all
             values = merge(values, _nested(where, {}))
         choices[group] = list(_at(values, where))

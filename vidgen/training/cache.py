@@ -169,6 +169,8 @@ def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Seq
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in names}
         for latent, condition in batches:
+            if latent.logvar is None:  # not every continuous tokenizer has a posterior
+                files.pop("logvar", None)
             for name, kept in told.items():
                 value = getattr(condition, name)
                 kept.extend([] if value is None else [value.numpy()])
@@ -183,7 +185,7 @@ def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Seq
     for name, kept in told.items():
         np.save(folder / f"{name}.npy", _padded(kept))
     meta = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames, "told": list(told)}
-    (folder / "meta.json").write_text(json.dumps({**meta, "count": count, "fields": names}))
+    (folder / "meta.json").write_text(json.dumps({**meta, "count": count, "fields": list(files)}))
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
