@@ -242,6 +242,11 @@ class Latent:
         scales = len(self.spec.scales)
         return slice(edges.index(first) * scales, edges.index(last) * scales)
 
+    def drawn(self, noise: Tensor) -> Tensor:
+        """``h`` as standard normal ``noise`` draws it from the posterior; without one, ``h`` itself."""
+        assert self.h is not None
+        return self.h if self.logvar is None else self.h + (self.logvar / 2).exp() * noise
+
     @property
     def full_grid(self) -> Shape:
         """The full grid (t, h, w), all clips of a pyramid together."""

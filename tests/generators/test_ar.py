@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vidgen import Condition, Latent, UserError
 from vidgen.generators.ar import AR, _Walk
 from vidgen.latents import LatentSpec, Shape
+from vidgen.nn.given import known_tokens
 from vidgen.nn.layout import from_tokens, token_layout
-from vidgen.nn.sequence import generation_order, known_tokens
+from vidgen.nn.sequence import generation_order
 
 CPU = torch.device("cpu")
 PLAIN = LatentSpec(channels=1, stride=(1, 1, 1), causal=True, levels=(2,))
@@ -380,21 +381,30 @@ def test_only_what_is_not_known_is_learnt() -> None:
     assert float(ar.validation_loss(latent_of(spec, tokens, grids), condition)) == pytest.approx(float(expected))
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "sentence"),
-    [
-        ("plain", (2, 3), r"is \(B, 3\) or \(B, 3, 2, 2\) here, and this one is \(2, 2\)"),
-        ("pyramid", (2, 3, 2, 2), r"is \(B, 3\) here"),
-        ("clips", (2, 3), r"whole clips are known or none"),
-    ],
-)
-def test_masks_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], sentence: str) -> None:
+@pytest.mark.parametrize("name", SPECS)
+def test_masks_that_do_not_fit_are_refused(name: str) -> None:
     spec, size = SPECS[name], (3, 2, 2)
     grids = spec.grids(size)
-    mask = torch.zeros(shape[0] if name != "plain" else 2, *(shape[1:] if name != "plain" else (2,)), dtype=torch.bool)
-    mask[:, -1] = True
-    with pytest.raises(UserError, match=sentence):
-        model(spec).sample(2, size, given(spec, random_tokens(spec, grids), grids, mask))
+    with pytest.raises(UserError, match=r"is \(B, 3\) or \(B, 3, 2, 2\) here, and this one is \(2, 2\)"):
+        condition = given(spec, random_tokens(spec, grids), grids, torch.zeros(2, 3, dtype=torch.bool))
+        model(spec).sample(2, size, replace(condition, known_mask=torch.zeros(2, 2, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("name", ["pyramid", "clips"])
+def test_a_token_of_a_coarse_scale_is_known_where_all_its_cells_are(name: str) -> None:
+    """The first cell of the last clip's two is known: of that clip the finest tokens alone, of a pyramid all that lie in it."""
+    spec, size = SPECS[name], (3, 2, 2)
+    grids = spec.grids(size)
+    tokens = random_tokens(spec, grids)
+    mask = torch.tensor([[False, True, False], [False, False, False]])
+    condition = given(spec, tokens, grids, mask)
+    known = known_tokens(condition, spec, grids, 0)
+    pieces = [grids[(index // len(spec.scales) + 1) * len(spec.scales) - 1] for index in range(len(grids))]
+    spans = torch.cat([torch.full((prod(grid),), piece[0] // grid[0]) for grid, piece in zip(grids, pieces, strict=True)])
+    assert torch.equal(known[0], (token_layout(spec, grids).cell == 1) & (spans == 1))
+    sample = model(spec).sample(2, size, condition)
+    assert torch.equal(sample.ids[known], tokens[known])
+    assert torch.equal(sample.z[0, :, 1], condition.known.z[0, :, 1])
 
 
 # What it is told ------------------------------------------------------------------------------------------------------------

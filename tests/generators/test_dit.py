@@ -223,7 +223,7 @@ def test_the_variance_is_that_of_the_guided_branch_which_is_not_guided() -> None
     """As in DiT: the share of the larger variance is the conditional one at any scale."""
     dit, shape = stirred("kl", **LEARNED), (5, 8, 8)
     guidance = dit.conditioner.guide(tiny.labels(0, 1), 2, scale=3.0)
-    network = dit._guided(guidance, dit.path.times(4), dit._shown(None, None), 0)
+    network = dit._guided(guidance, dit.path.times(4), 5, dit._shown(None, None), 0)
     x, t = noisy(dit), torch.tensor(0.5)
     v, share = network(x, t)
     plain, unconditional = (dit.denoise(x, torch.full((2,), 0.5), tiny.labels(*labels)) for labels in ((0, 1), (-1, -1)))
@@ -335,6 +335,20 @@ def test_given_cells_come_back_to_the_bit(tokens: str, options: dict[str, Any], 
         assert torch.equal(sample.ids[flat], known.ids[flat])
         assert torch.equal(dit.space.embed(sample.ids, sample.grids), sample.z)
     assert bool(sample.z.isfinite().all())
+
+
+@pytest.mark.parametrize("forcing", ["pyramid", "autoregressive", "trapezoid"])
+def test_no_clip_waits_for_another_s_cells(forcing: str) -> None:
+    """With forcing a sample is the same beside clips that know more and less, guidance that rises included."""
+    dit = stirred("kl", **FORCED | {"forcing": forcing, "guidance_schedule": "linear"}).double()
+    known = tiny.latent(tiny.tokenizer("kl"), batch=2)
+    known = replace(known, h=known.h.double(), z=known.z.double())
+    condition = Condition(known=known, known_mask=PREFIX, label=torch.tensor([0, 1]))
+    shape = tiny.shape_of(tiny.tokenizer("kl"))
+    both = dit.sample(2, shape, condition, guidance_scale=3.0, seed=1)
+    for i in range(2):
+        alone = dit.sample(1, shape, condition[i : i + 1], guidance_scale=3.0, seed=1, first=i)
+        torch.testing.assert_close(alone.h[0], both.h[i], rtol=0, atol=1e-6)
 
 
 def frames(**tasks: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidgen import Condition, Latent, UserError, config, hub
-from vidgen.generators.maskgit import known_tokens
+from vidgen.nn.given import covered
 from vidgen.samplers import unmask
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
@@ -79,7 +79,7 @@ def kept(layer: Any) -> list[Tensor]:
 def test_the_loss_is_on_masked_tokens_only() -> None:
     for name in TOKENIZERS:
         model, (_, latent) = generator(name), made(name)
-        tokens = model._tokens(latent, None)
+        tokens = model.tokens.of(latent)
         masked = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(1)) < 0.5
         outputs = kept(model)
         model.loss_at(tokens, masked, None, latent.grids, 0, 0.1).backward()
@@ -90,7 +90,7 @@ def test_targets_are_the_tokens_before_masking_and_the_network_does_not_see_them
     """Of what is masked another value changes the loss and nothing of what the network gives; of what is visible it does."""
     for name in TOKENIZERS:
         model, (_, latent) = generator(name).eval(), made(name)
-        tokens = model._tokens(latent, None)
+        tokens = model.tokens.of(latent)
         masked = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(1)) < 0.5
         other = torch.where(masked.unsqueeze(-1), tokens.flip(0), tokens)
         assert not torch.equal(other, tokens)
@@ -174,7 +174,7 @@ def test_masked_tokens_are_told_where_they_lie() -> None:
     """Rotary positions alone are relative: a network that sees masks only would say the same everywhere."""
     for name in TOKENIZERS:
         model, latent = generator(name).eval(), made(name)[1]
-        tokens = torch.zeros_like(model._tokens(latent, None)[:1])
+        tokens = torch.zeros_like(model.tokens.of(latent)[:1])
         out = model(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), grids=latent.grids)[0]
         apart = torch.cdist(out, out) + torch.eye(len(out))
         assert float(apart.detach().min()) > 1e-3, name
@@ -323,11 +323,11 @@ def check_known(name: str, mask: Tensor, **options: Any) -> None:
         if getattr(sample, field) is not None:
             given = cells.expand_as(getattr(sample, field))
             assert torch.equal(getattr(sample, field)[given], getattr(latent, field)[given])
-    known = known_tokens(cells[:, 0], latent.grids, len(tokenizer.spec.scales or (1,)))
+    known = covered(cells[:, 0], latent.grids, len(tokenizer.spec.scales or (1,)))
     assert not any(bool((masked & known).any()) for masked in seen.masked)
     if sample.ids is not None:
         assert torch.equal(sample.ids[known], latent.ids[known])
-    tokens = model._tokens(latent, None)
+    tokens = model.tokens.of(latent)
     assert all(torch.equal(each[known], tokens[known]) for each in seen.tokens)
     assert bool((sample.z != latent.z)[~cells.expand_as(sample.z)].any()) or bool(mask.all())
 
@@ -350,9 +350,9 @@ def test_every_generated_cell_sees_what_is_given() -> None:
     for name in ("continuous", "clips"):
         latent, model = made(name)[1][:1], generator(name)
         first = torch.tensor([True, False, False]).view(1, 3, 1, 1).expand(1, *CELLS)
-        known = known_tokens(first, latent.grids, len(model.space.spec.scales or (1,)))
+        known = covered(first, latent.grids, len(model.space.spec.scales or (1,)))
         embedded = kept(model.head.embed if name == "continuous" else model.head.table)
-        out = model(model._tokens(latent, None), ~known, grids=latent.grids)
+        out = model(model.tokens.of(latent), ~known, grids=latent.grids)
         for place in (~known[0]).nonzero()[:, 0].tolist():
             (gradient,) = torch.autograd.grad(out[0, place].square().sum(), embedded[0], retain_graph=True)
             assert torch.equal(gradient.abs().sum(dim=-1) > 0, known)
@@ -364,27 +364,27 @@ def test_a_token_of_a_coarse_scale_is_given_where_all_that_it_covers_is() -> Non
     cells = torch.rand(6, 5, 4, 2, generator=torch.Generator().manual_seed(0)) < 0.9
     cells[0], cells[1, :, 1:] = True, True
     pieces = [(grids[:2], cells[:, :1]), (grids[2:], cells[:, 1:])]
-    both = torch.cat([known_tokens(own, piece, len(piece)) for piece, own in pieces], dim=1)
-    assert torch.equal(known_tokens(cells, (grids[0], *grids), 3), torch.cat([both[:, :1], both], dim=1))
+    both = torch.cat([covered(own, piece, len(piece)) for piece, own in pieces], dim=1)
+    assert torch.equal(covered(cells, (grids[0], *grids), 3), torch.cat([both[:, :1], both], dim=1))
     for piece, own in pieces:
-        found = known_tokens(own, piece, len(piece))
+        found = covered(own, piece, len(piece))
         by_hand = []
         for grid in piece:
             for t in range(grid[0]):
                 for h in range(grid[1]):
                     for w in range(grid[2]):
-                        covered = own
+                        under = own
                         for axis, place in enumerate((t, h, w)):
                             full, size = piece[-1][axis], grid[axis]
                             index = torch.arange(place * full // size, -(-(place + 1) * full // size))
-                            covered = covered.index_select(axis + 1, index)
-                        by_hand.append(covered.flatten(1).all(dim=1))
+                            under = under.index_select(axis + 1, index)
+                        by_hand.append(under.flatten(1).all(dim=1))
         assert torch.equal(found, torch.stack(by_hand, dim=1))
 
 
 def test_what_is_known_has_to_be_of_the_window() -> None:
     latent = made("bits")[1][:2]
-    with pytest.raises(UserError, match=r"What is known has the grids .* give a latent of the whole window"):
+    with pytest.raises(UserError, match=r"What is known has the cells .* give a latent of the whole window"):
         generator("bits").sample(2, shape("bits", (2, 4, 2)), Condition(known=latent))
     with pytest.raises(UserError, match=r"A mask of known cells .*\(2, 2\)"):
         generator("bits").sample(2, shape("bits"), Condition(known=latent, known_mask=torch.ones(2, 2).bool()))

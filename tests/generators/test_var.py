@@ -341,7 +341,11 @@ def test_guidance_of_one_is_none_and_ramps_as_var_s() -> None:
     assert sizes[4:] == [4] * 4
     handle.remove()
     assert not torch.equal(one.ids, two.ids)
-    assert generator._strengths(2.5) == pytest.approx([1 + 1.5 * k / 3 for k in range(4)])
+    scales: list[float] = []
+    draw = generator.head.sample
+    generator.head.sample = lambda x, other, scale, *rest: scales.append(scale) or draw(x, other, scale, *rest)
+    generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=2.5)
+    assert scales == pytest.approx([1 + 1.5 * k / 3 for k in range(4)])
     unguided = generator.sample(2, shape, None, guidance_scale=3.0)
     null = generator.sample(2, shape, tiny.labels(-1, -1), guidance_scale=1.0)
     assert torch.equal(unguided.ids, null.ids)

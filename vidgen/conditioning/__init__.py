@@ -151,7 +151,7 @@ class Conditioner(nn.Module):
         interval: tuple[float, float] = (0.0, 1.0),
         schedule: Schedule = "constant",
     ) -> Guidance:
-        """The guidance of one sampling of ``batch`` clips.
+        """The guidance of one sampling of ``batch`` clips; known cells are no part of it, for they are part of the video.
 
         Args:
             condition: what the samples are told; its ``negative`` takes the place of the nulls that guidance leads away from.
@@ -165,7 +165,7 @@ class Conditioner(nn.Module):
             UserError: on an unknown part or schedule, or an interval that is none.
         """
         check_guidance(interval, schedule)
-        full = condition or Condition()
+        full = replace(condition or Condition(), known=None, known_mask=None)
         if isinstance(scale, Mapping):
             for name in scale:
                 if name not in self.parts:

@@ -17,8 +17,7 @@ general form: conditional norms are the trunk's adaLN, and attention to given fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -31,13 +30,14 @@ from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
-from vidgen.nn.layout import from_tokens, to_tokens, token_layout
+from vidgen.nn.layout import token_layout
 from vidgen.nn.rope import rotary_table
-from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order, known_tokens
+from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order
+from vidgen.nn.tokens import Tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.discrete import check_truncation
-from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
+from vidgen.samplers.guidance import Schedule, check_guidance
 from vidgen.samplers.noise import sample_uniform
 
 ROUTES = {
@@ -107,12 +107,12 @@ class AR(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
-        self.spec = space.spec if space.spec.levels is not None else replace(space.spec, scales=None, clip=None)
+        self.tokens = Tokens(space)
+        self.spec, self.wants = self.tokens.spec, self.tokens.wants
         self.order, self.time_window, self.top_k, self.top_p, self.rope_theta = order, time_window, top_k, top_p, rope_theta
         self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
         check_guidance(guidance_interval, guidance_schedule)
         self._check_options()
-        self.wants = ("h", "logvar") if self.spec.levels is None else ("ids",)
         self.conditioner = Conditioner(
             conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
         )
@@ -129,7 +129,7 @@ class AR(nn.Module):
         self.norm = FinalNorm(width)
         self.begin = nn.Parameter(0.02 * torch.randn(width))
         self.step = nn.Linear(self.trunk.head_dim, width, bias=False)
-        scales = len(self.spec.scales or (1,))
+        scales = self.tokens.scales
         self.scale, self.scale_before = (nn.Embedding(scales, width) if scales > 1 else None for _ in range(2))
         self.opening = nn.Parameter(0.02 * torch.randn(width)) if self.spec.causal else None
         for layer in (self.step, self.scale, self.scale_before):
@@ -199,19 +199,20 @@ class AR(nn.Module):
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The mean loss of a token, over those that are not given."""
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
-        return self._loss(latent, self._tokens(latent, drawn=True), condition)
+        noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
+        return self._loss(latent, self.tokens.of(latent, noise), condition)
 
     @torch.no_grad()
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
         """The mean loss of a token: nothing is dropped or drawn, but for a flow head's noise, which is the same every time."""
         training = self.head.training
         self.head.eval()  # whose noise then is fixed
-        loss = self._loss(latent, self._tokens(latent, drawn=False), condition).total
+        loss = self._loss(latent, self.tokens.of(latent), condition).total
         self.head.train(training)
         return loss
 
     def _loss(self, latent: Latent, tokens: Tensor, condition: Condition | None) -> Losses:
-        losses, counted = self.token_losses(tokens, latent.grids, condition, latent.start)
+        losses, counted = self.token_losses(tokens, self.tokens.grids(latent), condition, latent.start)
         total = (losses * counted).sum() / counted.expand_as(losses).sum().clamp_min(1)
         return Losses(total=total, scalars={"nll" if self.head.likelihood else "flow": total})
 
@@ -224,13 +225,14 @@ class AR(nn.Module):
 
         Args:
             tokens: (B, N, L) ids of all tokens, in the latents' order, or (B, N, D) standardised values of continuous ones.
-            grids: of the latents.
+            grids: of the tokens.
             condition: what is told, and which cells are known.
             start: absolute index of the first cell.
         """
-        batch, grids = len(tokens), self._grids(grids)
-        known = known_tokens(condition, self.spec, grids, start)
-        tokens, places = self._given(tokens, condition, known, grids, start), self.places(grids, start, known, tokens.device)
+        batch = len(tokens)
+        given, known = self.tokens.given(condition, batch, grids, start, self.begin)
+        tokens = tokens if known is None else torch.where(known.unsqueeze(-1), given.to(tokens), tokens)
+        places = self.places(grids, start, known, tokens.device)
         told = self._told(condition, 1, batch, places, grids, start)
         mask = places.mask(self.time_window) if self.time_window or known is not None else (1,) * places.length
         x = self.inputs(tokens, places) + self.where(places, start)
@@ -243,21 +245,6 @@ class AR(nn.Module):
         """The sequence of a latent's tokens: see :meth:`Places.of`."""
         order = generation_order(self.spec, grids, self.order).to(device)
         return Places.of(token_layout(self.spec, grids, start, device), order, known, aligned)
-
-    def _grids(self, grids: tuple[Shape, ...]) -> tuple[Shape, ...]:
-        """Those of the tokens: continuous latents are one full grid, whatever they were made of."""
-        return grids if self.spec == self.space.spec else (full_grid(self.space.spec, grids),)
-
-    def _tokens(self, latent: Latent, drawn: bool = False) -> Tensor:
-        """Ids, or standardised values: their mean, or ``drawn`` from the posterior where there is one."""
-        if self.spec.levels is not None:
-            assert latent.ids is not None
-            return latent.ids
-        assert latent.h is not None
-        h = latent.h
-        if drawn and latent.logvar is not None:
-            h = h + torch.exp(latent.logvar / 2) * torch.randn_like(h)
-        return to_tokens(h)
 
     def _told(
         self, condition: Condition | None, copies: int, num: int, places: Places, grids: tuple[Shape, ...], start: int
@@ -294,49 +281,32 @@ class AR(nn.Module):
         if steps is not None:
             raise UserError(f"ar takes one step a token, so steps={steps} says nothing to it: leave steps out.")
         self.conditioner.check(condition)
-        grids, device = self._grids(self.space.spec.grids(shape, start)), self.begin.device
-        known = known_tokens(condition, self.spec, grids, start)
-        tokens = self._given(self._blank(num, sum(map(prod, grids))), condition, known, grids, start)
+        grids, device = self.spec.grids(shape, start), self.begin.device
+        tokens, known = self.tokens.given(condition, num, grids, start, self.begin)
         prefix, past = self._split(known, grids)
         places = self.places(grids, start, prefix, device, aligned=True)
         begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
         noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
-        guidance = self._guidance(condition, num, guidance_scale)
-        scales = _strengths(guidance, places.length - begin)
-        guided = any(scale != 1 for scale in scales)
+        guidance = self.conditioner.guide(
+            condition,
+            num,
+            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            interval=self.guidance_interval,
+            schedule=self.guidance_schedule,
+        ).single("ar")
+        order = generation_order(self.spec, grids, self.order).to(device)
+        strengths = [guidance.strength(rank / max(len(order) - 1, 1)) for rank in range(len(order))]  # whatever is known
+        guided = any(strength != 1 for strength in strengths)
+        scales = torch.tensor([*strengths, 1.0], device=device)[F.pad(order.argsort(), (0, 1), value=len(order))[places.token]]
         told = self._told(guidance.stacked if guided else guidance.branches[-1], 1 + guided, num, places, grids, start)
         walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start, past)
-        for place, scale in enumerate(scales, start=begin):
+        for place in range(begin, places.length):
             features, other = walk.features(place)
             u = _take(noise, places.token[:, place : place + 1].clamp_max(tokens.shape[1] - 1))
+            scale = scales[:, place : place + 1]
             drawn, _ = self.head.sample(features, other, scale, temperature, u, self.top_k, self.top_p)
             walk.write(place, drawn)
-        return self._latent(walk.tokens[:, :-1], shape, start, condition)
-
-    def _blank(self, num: int, count: int) -> Tensor:
-        """(num, count, E) zeros, as ids or as standardised values."""
-        if self.spec.levels is None:
-            return self.begin.new_zeros(num, count, self.space.h_channels)
-        return self.begin.new_zeros(num, count, len(self.spec.levels), dtype=torch.long)
-
-    def _given(
-        self, tokens: Tensor, condition: Condition | None, known: Tensor | None, grids: tuple[Shape, ...], start: int
-    ) -> Tensor:
-        """``tokens`` with those that are known as they are given.
-
-        Raises:
-            UserError: where they are not of this window.
-        """
-        if known is None:
-            return tokens
-        assert condition is not None and condition.known is not None
-        latent = condition.known
-        if self._grids(latent.grids) != grids or latent.start != start:
-            raise UserError(
-                f"What is known has the grids {latent.grids} from cell {latent.start} on, and the window {grids} from cell "
-                f"{start} on: give a latent of the whole window, and say in known_mask which of its cells are known."
-            )
-        return torch.where(known.unsqueeze(-1), self._tokens(latent).to(tokens), tokens)
+        return self.tokens.latent(walk.tokens[:, :-1], shape, start, condition)
 
     def _split(self, known: Tensor | None, grids: tuple[Shape, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Of known tokens (B, N) those that come as a prefix, and those that count as generated before; None where none do.
@@ -350,30 +320,6 @@ class AR(nn.Module):
         past = known & begins.unsqueeze(1)
         prefix = known & ~past
         return prefix if bool(prefix.any()) else None, past if bool(past.any()) else None
-
-    def _guidance(self, condition: Condition | None, num: int, scale: float | None) -> Guidance:
-        """By what is told besides known cells, which are tokens."""
-        said = replace(condition or Condition(), known=None, known_mask=None)
-        scale = self.guidance_scale if scale is None else scale
-        interval, schedule = self.guidance_interval, self.guidance_schedule
-        guidance = self.conditioner.guide(said, num, scale=scale, interval=interval, schedule=schedule)
-        if len(guidance.scales) > 1:
-            raise UserError(f"ar is guided by one scale for all conditions, not by {scale}: give one number.")
-        return guidance
-
-    def _latent(self, tokens: Tensor, shape: Shape, start: int, condition: Condition | None) -> Latent:
-        """The latent of all tokens, its known cells as they were given, to the bit."""
-        spec = self.space.spec
-        grids = spec.grids(shape, start)
-        if spec.levels is None:
-            latent = self.space.project(from_tokens(tokens, spec.grid(shape, start)), num_frames=shape[0], start=start)
-        else:
-            z = self.space.embed(tokens, grids)
-            h = from_tokens(tokens, grids[0]).to(z.dtype) * 2 - 1 if spec.kind == "bits" else None
-            latent = Latent(spec=spec, grids=grids, num_frames=shape[0], start=start, z=z, h=h, ids=tokens)
-        return (
-            latent if condition is None or condition.known is None else _restored(latent, condition.known, condition.known_mask)
-        )
 
 
 @dataclass(frozen=True)
@@ -462,25 +408,7 @@ class _Walk:
         self.tokens.scatter_(1, index.unsqueeze(-1).expand_as(drawn), drawn)
 
 
-def _strengths(guidance: Guidance, count: int) -> list[float]:
-    """The scale of guidance at each of ``count`` tokens; progress is 0 at the first and 1 at the last."""
-    weights = [guidance.weights(place / max(count - 1, 1)) for place in range(count)]
-    return [weight[0] if weight else 1.0 for weight in weights]
-
-
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """(B, N, E), (b, L) -> (B, L, E): of each sample the rows of its index; where b is less than B, indices begin again."""
     index = index.expand(len(x), -1) if len(index) == 1 else index.repeat(len(x) // len(index), 1)
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def _restored(latent: Latent, known: Latent, mask: Tensor | None) -> Latent:
-    """``latent`` with the known cells' z and h as they were given."""
-    kept: dict[str, Any] = {}
-    for name in ("z", "h"):
-        made, given = getattr(latent, name), getattr(known, name)
-        if made is not None and given is not None:
-            cells = made.new_ones(len(made), made.shape[2], dtype=torch.bool) if mask is None else mask
-            cells = cells.unsqueeze(1) if cells.ndim == 4 else cells[:, None, :, None, None]
-            kept[name] = torch.where(cells, given.to(made), made)
-    return replace(latent, **kept)

@@ -15,20 +15,20 @@ clean cells that are shown at a small noise level have that noise, and are not m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from vidgen.conditioning import Conditioner
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.causal_conv import patchify, unpatchify
 from vidgen.nn.embeddings import TimestepEmbedding
-from vidgen.nn.given import Given, given_cells, per_cell, with_given
+from vidgen.nn.given import given_field, known_cells, per_cell, with_given
 from vidgen.nn.rope import grid_positions, rotary_table
 from vidgen.nn.trunk import FinalLayer, Layers, Trunk
 from vidgen.protocols import LatentSpace
@@ -276,7 +276,7 @@ class DiT(nn.Module):
         noise = torch.randn_like(x)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
         if latent.logvar is not None:  # of a continuous latent each step sees another draw of the posterior
-            x = x + torch.exp(latent.logvar / 2) * torch.randn_like(x)
+            x = latent.drawn(torch.randn_like(x))
         return self.loss_at(x, t, noise, condition, latent.start)
 
     @torch.no_grad()
@@ -294,7 +294,7 @@ class DiT(nn.Module):
         """The objective at given noise levels (B,) or (B, t) and noise; given cells are clean, and count for nothing."""
         level = per_cell(t)
         x_t, counted, path = self.path.interpolate(x, noise, level), None, self.path
-        if (given := given_cells(condition, (x.shape[2], x.shape[3], x.shape[4]), start)) is not None:
+        if (given := _given(condition, (x.shape[2], x.shape[3], x.shape[4]), start)) is not None:
             known, mask = given
             x_t, level = torch.where(mask, known.to(x), x_t), torch.where(mask, 0, level)
             t, counted = level.expand(-1, 1, *x.shape[2:]).squeeze(1), (~mask).expand_as(x).to(x.dtype)
@@ -335,31 +335,36 @@ class DiT(nn.Module):
         """
         self.conditioner.check(condition)
         weight, grid = self.embed.weight, self.space.spec.grid(shape, start)
-        given = given_cells(condition, grid, start)
+        given = _given(condition, grid, start)
 
         def noise(draw: int) -> Tensor:
             size = (self.space.h_channels, *grid)
             drawn = sample_noise(num, size, seed=seed, first=first, start=start, device=weight.device, draw=draw)
             return temperature * drawn.to(weight.dtype)
 
-        times = self.path.times(self.steps if steps is None else steps, weight.device)
-        if self.forcing != "full_sequence":
-            whole = torch.zeros(grid[0]) if given is None else given[1].expand(-1, 1, *grid).flatten(3).all(3).all(0)[0]
-            times = forced_times(self.forcing, times, whole.tolist(), self.lag)[:, None, None, :, None, None]
+        times, length = self._times(self.steps if steps is None else steps, given, grid[0])
         guidance = self.conditioner.guide(
-            None if condition is None else replace(condition, known=None, known_mask=None),
+            condition,
             num,
             scale=self.guidance_scale if guidance_scale is None else guidance_scale,
             interval=self.guidance_interval,
             schedule=self.guidance_schedule,
         )
         shown = self._shown(given, noise(-1) if given or self.stabilisation else None)
-        network = self._guided(guidance, times, shown, start)
+        network = self._guided(guidance, times, length, shown, start)
         h = solve(self.solver, network, noise(0), times, self.path, fresh=lambda i: noise(i + 1), churn=self.churn, eta=self.eta)
-        if given is None or condition is None:
-            return self.space.project(h, num_frames=shape[0], start=start)
-        made = self.space.project(torch.where(given[1], given[0].to(h), h), num_frames=shape[0], start=start)
-        return with_given(made, condition)
+        h = h if given is None else torch.where(given[1], given[0].to(h), h)
+        return with_given(self.space.project(h, num_frames=shape[0], start=start), condition)
+
+    def _times(self, steps: int, given: Given | None, cells: int) -> tuple[Tensor, int]:
+        """Falling noise levels, numbers or with forcing (rows, B, 1, cells, 1, 1); and how many where nothing is given."""
+        times = self.path.times(steps, self.embed.weight.device)
+        if self.forcing == "full_sequence":
+            return times, len(times)
+        free = [False] * cells
+        known = [free] if given is None else given[1].flatten(3).all(3)[:, 0].tolist()
+        rows = pad_sequence([forced_times(self.forcing, times, clip, self.lag) for clip in known])  # those who are done wait
+        return rows[:, :, None, :, None, None], len(forced_times(self.forcing, times, free, self.lag))
 
     def _shown(self, given: Given | None, noise: Tensor | None) -> Shown:
         """How samples at noise levels, a number or one a cell, are shown to the network, and at which levels."""
@@ -376,14 +381,17 @@ class DiT(nn.Module):
 
         return shown
 
-    def _guided(self, guidance: Guidance, times: Tensor, shown: Shown, start: int) -> Network:
-        """The guided velocity and the share of the larger variance, which is not guided; all copies go as one batch."""
+    def _guided(self, guidance: Guidance, times: Tensor, length: int, shown: Shown, start: int) -> Network:
+        """The guided velocity and the share of the larger variance, which is not guided; all copies go as one batch.
+
+        Progress is counted over ``length`` times, whatever is given: a sample does not depend on its batch.
+        """
         totals = times.flatten(1).sum(1).tolist() if times.ndim > 1 else times.tolist()
 
         def network(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             progress = 1.0
-            if guidance.scales and len(totals) > 2:
-                progress = sum(total > float(t.sum()) + 1e-9 for total in totals) / (len(totals) - 2)
+            if guidance.scales and length > 2:
+                progress = min(sum(total > float(t.sum()) + 1e-9 for total in totals) / (length - 2), 1.0)
             condition, copies = guidance.at(progress)
             x, level = shown(x, t.to(x.dtype))
             level = level.expand(len(x)) if level.ndim == 0 else level.expand(len(x), 1, *x.shape[2:]).squeeze(1)
@@ -391,6 +399,19 @@ class DiT(nn.Module):
             return guidance.join(v, progress), None if share is None else share.chunk(copies)[-1]
 
         return network
+
+
+Given = tuple[Tensor, Tensor]
+"""``h`` of a window (B, D, t, h, w), and which of its cells are given, (B, 1, t, h, w)."""
+
+
+def _given(condition: Condition | None, grid: Shape, start: int) -> Given | None:
+    """The given cells of a condition; None where there are none."""
+    cells = known_cells(condition, grid, start)
+    if condition is None or cells is None:
+        return None
+    h = given_field(condition, "h")
+    return h, cells.unsqueeze(1).to(h.device)
 
 
 def _mean(error: Tensor, counted: Tensor | None) -> Tensor:

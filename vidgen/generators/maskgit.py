@@ -14,20 +14,21 @@ head of rectified flow. From Halton-MaskGIT: decoded tokens are not drawn again,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidgen.conditioning import Conditioner
 from vidgen.errors import UserError, did_you_mean
 from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, Losses, Shape
-from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
+from vidgen.nn.given import known_tokens
+from vidgen.nn.layout import Layout, token_layout
 from vidgen.nn.rope import rotary_table
+from vidgen.nn.sequence import full_grid
+from vidgen.nn.tokens import Tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers import unmask
@@ -133,11 +134,10 @@ class MaskGIT(nn.Module):
                 f"{label_smoothing:g}."
             )
         check_truncation(space.spec.levels, top_k, top_p)
-        continuous = space.spec.levels is None
-        self.space = space
-        self.wants: tuple[str, ...] = ("h", "logvar") if continuous else ("ids",)
+        self.space, self.tokens = space, Tokens(space)
+        self.spec, self.wants = self.tokens.spec, self.tokens.wants
         self.rope_theta, self.mask_schedule, self.label_smoothing = rope_theta, mask_schedule, label_smoothing
-        self.mask_ratio = ("normal" if continuous else "schedule") if mask_ratio == "auto" else mask_ratio
+        self.mask_ratio = ("normal" if self.tokens.continuous else "schedule") if mask_ratio == "auto" else mask_ratio
         self.choice_temperature, self.top_k, self.top_p = choice_temperature, top_k, top_p
         self.steps, self.revisions = steps, revisions
         self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
@@ -157,7 +157,7 @@ class MaskGIT(nn.Module):
         self.norm = FinalNorm(width)
         self.mask = nn.Parameter(0.02 * torch.randn(width))
         self.place = nn.Linear(self.trunk.head_dim, width, bias=False)
-        self.scale = nn.Embedding(len(space.spec.scales), width) if space.spec.scales else None
+        self.scale = nn.Embedding(self.tokens.scales, width) if self.tokens.scales > 1 else None
         self.opening = nn.Parameter(0.02 * torch.randn(width)) if space.spec.causal else None
         nn.init.normal_(self.place.weight, std=0.02)
         if self.scale is not None:
@@ -186,14 +186,12 @@ class MaskGIT(nn.Module):
         start: int = 0,
     ) -> Tensor:
         """One pass: tokens (B, N, L or D), not looked at where ``masked`` (B, N) -> what the head takes, (B, N, width)."""
-        layout = token_layout(self.space.spec, grids, start, tokens.device)
-        scales = len(self.space.spec.scales or (1,))
-        cells = sum(grid[0] for grid in grids[scales - 1 :: scales])
-        c = self.conditioner.vector(condition, len(tokens), cells, start)
+        layout = token_layout(self.spec, grids, start, tokens.device)
+        c = self.conditioner.vector(condition, len(tokens), full_grid(self.spec, grids)[0], start)
         c = c if c.shape[1] == 1 else c[:, layout.cell]
         x = torch.where(masked.unsqueeze(-1), self.mask.to(self.place.weight.dtype), self.head.embed(tokens))
         rope = rotary_table(layout.positions, self.trunk.head_dim, self.rope_theta)
-        x = x + self._where(layout, token_layout(self.space.spec, grids, 0, tokens.device).positions, start)
+        x = x + self._where(layout, token_layout(self.spec, grids, 0, tokens.device).positions, start)
         x = self.trunk(x, c, rope, context=self.conditioner.context(condition, len(tokens)))
         return self.norm(x, c)
 
@@ -215,12 +213,13 @@ class MaskGIT(nn.Module):
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The head's loss on masked tokens, whose share differs from clip to clip; of given cells none is masked."""
-        tokens = self._tokens(latent, None if latent.logvar is None else torch.randn_like(latent.logvar))
+        noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
+        tokens, grids = self.tokens.of(latent, noise), self.tokens.grids(latent)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
-        known = self._known(condition, len(latent), latent.grids, tokens.device)
+        known = self._known(condition, tokens, grids, latent.start)
         ratio = self._ratios(torch.rand(len(latent), device=tokens.device))
         masked = unmask.draw_mask(ratio, torch.rand(tokens.shape[:2], device=tokens.device), known)
-        loss = self.loss_at(tokens, masked, condition, latent.grids, latent.start, self.label_smoothing)
+        loss = self.loss_at(tokens, masked, condition, grids, latent.start, self.label_smoothing)
         return Losses(total=loss, scalars={"masked": loss})
 
     @torch.no_grad()
@@ -234,13 +233,13 @@ class MaskGIT(nn.Module):
         noise = None
         if latent.logvar is not None:
             noise = sample_noise(len(latent), latent.logvar.shape[1:], device=where, **fixed).to(latent.logvar.dtype)
-        tokens = self._tokens(latent, noise)
+        tokens, grids = self.tokens.of(latent, noise), self.tokens.grids(latent)
         u = sample_uniform(len(latent), tokens.shape[1:2], device=where, **fixed)
-        known = self._known(condition, len(latent), latent.grids, where)
+        known = self._known(condition, tokens, grids, latent.start)
         training = self.head.training
         self.head.eval()  # whose own noise then is fixed
         losses = [
-            self.loss_at(tokens, unmask.draw_mask(ratio, u, known), condition, latent.grids, latent.start)
+            self.loss_at(tokens, unmask.draw_mask(ratio, u, known), condition, grids, latent.start)
             for ratio in self._ratios(u.new_tensor(LEVELS)).unsqueeze(1).expand(-1, len(latent))
         ]
         self.head.train(training)
@@ -259,26 +258,14 @@ class MaskGIT(nn.Module):
         each = self.head.loss(self(tokens, masked, condition, grids=grids, start=start), tokens, smoothing)
         return (each * masked).sum() / masked.sum().clamp_min(1)
 
-    def _tokens(self, latent: Latent, noise: Tensor | None) -> Tensor:
-        """Ids (B, N, L), or h (B, N, D), from the posterior where the latent has one and ``noise`` is given."""
-        if self.space.spec.levels is not None:
-            assert latent.ids is not None
-            return latent.ids.long()
-        h = latent.h
-        assert h is not None
-        if noise is not None and latent.logvar is not None:
-            h = h + (latent.logvar / 2).exp() * noise
-        return to_tokens(h)
-
     def _ratios(self, u: Tensor) -> Tensor:
         """Mask ratios of training from uniform numbers."""
         return unmask.truncated_normal(u) if self.mask_ratio == "normal" else unmask.SCHEDULES[self.mask_schedule](u)
 
-    def _known(self, condition: Condition | None, batch: int, grids: tuple[Shape, ...], device: torch.device) -> Tensor:
+    def _known(self, condition: Condition | None, tokens: Tensor, grids: tuple[Shape, ...], start: int) -> Tensor:
         """(B, N): the tokens that are given."""
-        if condition is None or condition.known is None:
-            return torch.zeros(batch, sum(map(prod, grids)), dtype=torch.bool, device=device)
-        return known_tokens(known_cells(condition).to(device), grids, len(self.space.spec.scales or (1,)))
+        known = known_tokens(condition, self.spec, grids, start)
+        return torch.zeros_like(tokens[..., 0], dtype=torch.bool) if known is None else known.to(tokens.device)
 
     # Sampling ---------------------------------------------------------------------------------------------------------------
 
@@ -301,20 +288,26 @@ class MaskGIT(nn.Module):
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise UserError(f"steps={steps} makes no sample: give steps=1 or more.")
-        grids, device = self.space.spec.grids(shape, start), self.mask.device
-        known = self._known(condition, num, grids, device)
-        tokens = self._given(condition, known, grids, start)
+        grids, device = self.spec.grids(shape, start), self.mask.device
+        tokens, given = self.tokens.given(condition, num, grids, start, self.mask)
+        known = torch.zeros_like(tokens[..., 0], dtype=torch.bool) if given is None else given
         unknown = (~known).sum(dim=1).cpu()  # the one time that the device is waited for
-        steps = min(steps, int(unknown.max()))
-        if steps == 0:
-            return self._latent(tokens, condition, grids, shape[0], start)
+        if not bool(unknown.any()):
+            return self.tokens.latent(tokens, shape, start, condition)
         size, draws = tokens.shape[1], self.head.draws
 
         def uniform(draw: int, *shape: int) -> Tensor:
             own = seed if temperature > 0 else 0
             return sample_uniform(num, shape, seed=own, first=first, start=start, device=device, draw=draw)
 
-        work = _Work(self._guidance(condition, num, guidance_scale), steps, temperature, grids, start)
+        guidance = self.conditioner.guide(
+            condition,
+            num,
+            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            interval=self.guidance_interval,
+            schedule=self.guidance_schedule,
+        ).single("maskgit")
+        work = _Work(guidance, steps, temperature, grids, start)
         remaining = unmask.masked_counts(unknown, steps, self.mask_schedule)
         if self.order == "confidence":
             noise = uniform(0, steps, size, draws + 1).transpose(0, 1)
@@ -327,22 +320,12 @@ class MaskGIT(nn.Module):
         for turn in range(1, 1 + self.revisions):
             noise, ranks = uniform(2 * turn, size, draws).unsqueeze(0), uniform(2 * turn + 1, size).argsort(dim=1)
             tokens = unmask.in_order(self._draw(work, noise), tokens, known, even, ranks, first=turn * steps, revise=True)
-        return self._latent(tokens, condition, grids, shape[0], start)
-
-    def _guidance(self, condition: Condition | None, batch: int, scale: float | None) -> Guidance:
-        """By what is told besides known cells, which the tokens themselves tell."""
-        told = None if condition is None else replace(condition, known=None, known_mask=None)
-        scale = self.guidance_scale if scale is None else scale
-        interval, schedule = self.guidance_interval, self.guidance_schedule
-        guidance = self.conditioner.guide(told, batch, scale=scale, interval=interval, schedule=schedule)
-        if len(guidance.scales) > 1:
-            raise UserError(f"maskgit is guided by one scale for all conditions, not by {scale}: give one number.")
-        return guidance
+        return self.tokens.latent(tokens, shape, start, condition)
 
     def _ranks(self, grids: tuple[Shape, ...], u: Tensor) -> Tensor:
         """(B, N): the order in which tokens are revealed."""
         if self.order == "halton":
-            return unmask.halton_order(grids, len(self.space.spec.scales or (1,)), u[:, 0])
+            return unmask.halton_order(grids, self.tokens.scales, u[:, 0])
         return u.argsort(dim=1)
 
     def _draw(self, work: _Work, noise: Tensor) -> unmask.Draw:
@@ -357,50 +340,9 @@ class MaskGIT(nn.Module):
             if at is not None:
                 x, u = _take(x, at.repeat(copies, 1)), _take(u, at)
             free, x = x.chunk(2) if copies > 1 else (None, x)
-            scale = work.guidance.weights(progress)[0] if copies > 1 else 1.0
-            return self.head.sample(x, free, scale, work.temperature, u, self.top_k, self.top_p)
+            return self.head.sample(x, free, work.guidance.strength(progress), work.temperature, u, self.top_k, self.top_p)
 
         return draw
-
-    def _given(self, condition: Condition | None, known: Tensor, grids: tuple[Shape, ...], start: int) -> Tensor:
-        """(B, N, L or D): the tokens that are known; the others are nothing yet.
-
-        Raises:
-            UserError: where what is known is not of the window that is sampled.
-        """
-        levels = self.space.spec.levels
-        if levels is None:
-            tokens = self.mask.new_zeros(*known.shape, self.space.h_channels)
-        else:
-            tokens = torch.zeros(*known.shape, len(levels), dtype=torch.long, device=known.device)
-        if condition is None or condition.known is None:
-            return tokens
-        latent = condition.known
-        if latent.grids != grids or latent.start != start:
-            raise UserError(
-                f"What is known has the grids {latent.grids} from cell {latent.start} on, and what is sampled {grids} from cell "
-                f"{start} on: give a latent of the whole window, and say in known_mask which of its cells are known."
-            )
-        return torch.where(known.unsqueeze(-1), self._tokens(latent, None).to(tokens), tokens)
-
-    def _latent(self, tokens: Tensor, condition: Condition | None, grids: tuple[Shape, ...], frames: int, start: int) -> Latent:
-        """The tokens as a latent, in which known cells are what they were, to the bit."""
-        spec = self.space.spec
-        if spec.levels is None:
-            latent = self.space.project(from_tokens(tokens, grids[-1]), num_frames=frames, start=start)
-        else:
-            z = self.space.embed(tokens, grids).to(self.mask.dtype)
-            h = from_tokens(2 * tokens - 1, grids[-1]).to(z.dtype) if spec.kind == "bits" else None
-            latent = Latent(spec=spec, grids=grids, num_frames=frames, start=start, z=z, h=h, ids=tokens)
-        if condition is None or condition.known is None:
-            return latent
-        cells = known_cells(condition).to(tokens.device).unsqueeze(1)
-        copied: dict[str, Any] = {
-            name: torch.where(cells, given.to(value), value)
-            for name in ("z", "h")
-            if (value := getattr(latent, name)) is not None and (given := getattr(condition.known, name)) is not None
-        }
-        return replace(latent, **copied)
 
 
 @dataclass(frozen=True)
@@ -412,38 +354,6 @@ class _Work:
     temperature: float
     grids: tuple[Shape, ...]
     start: int
-
-
-def known_tokens(cells: Tensor, grids: Sequence[Shape], scales: int) -> Tensor:
-    """Which tokens of ``grids`` are given, (B, N): those of which all cells that they cover are, of ``cells`` (B, t, h, w).
-
-    ``scales`` grids make a piece of the video; the pieces follow one another in time.
-    """
-    found, first = [], 0
-    for index in range(0, len(grids), scales):
-        piece = grids[index : index + scales]
-        full = piece[-1]
-        lacking = 1 - cells[:, first : first + full[0]].float()
-        found += [F.adaptive_max_pool3d(lacking, grid).flatten(1) == 0 for grid in piece]
-        first += full[0]
-    return torch.cat(found, dim=1)
-
-
-def known_cells(condition: Condition) -> Tensor:
-    """(B, t, h, w): which cells of ``condition.known`` are given.
-
-    Raises:
-        UserError: where the mask is not one of these cells.
-    """
-    latent, mask = condition.known, condition.known_mask
-    assert latent is not None
-    grid = latent.full_grid
-    if mask is None:
-        return torch.ones(len(latent), *grid, dtype=torch.bool, device=next(iter(latent.tensors().values())).device)
-    if tuple(mask.shape[1:]) not in (grid[:1], grid):
-        t, h, w = grid
-        raise UserError(f"A mask of known cells is (B, {t}) or (B, {t}, {h}, {w}) here, and this one is {tuple(mask.shape)}.")
-    return mask if mask.ndim == 4 else mask[:, :, None, None].expand(-1, *grid)
 
 
 def _take(x: Tensor, at: Tensor) -> Tensor:

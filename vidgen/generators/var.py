@@ -30,13 +30,14 @@ from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
-from vidgen.nn.given import check_window
+from vidgen.nn.given import given_field, known_cells, with_given
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
 from vidgen.nn.pyramid import area_down, next_input, upsample
 from vidgen.nn.rope import rotary_table
+from vidgen.nn.sequence import full_grid
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
-from vidgen.samplers.guidance import Schedule, check_guidance, guidance_weight
+from vidgen.samplers.guidance import Schedule, check_guidance
 from vidgen.samplers.noise import sample_uniform
 
 SCALES = True
@@ -279,7 +280,7 @@ class VAR(nn.Module):
         targets, sums = self._pyramid(latent, wrong)
         grids = self._grids(latent)
         losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
-        given = self._given(condition)
+        given = self._given(condition, grids, latent.start)
         if given is None:
             total = losses.mean()
         else:  # what is given need not be said
@@ -298,7 +299,7 @@ class VAR(nn.Module):
             condition: of B clips.
             start: absolute index of the first cell.
         """
-        blocks, given = _blocks(grids, self.scales), self._given(condition)
+        blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start)
         view = self._view(condition, given, len(sums[0]), grids, start)
         parts = [self._shown(block, sums[block.piece * self.scales + block.scale - 1], view) for block in blocks]
         parts = [self._prefix(view), *parts] if given is not None else parts
@@ -339,15 +340,18 @@ class VAR(nn.Module):
         if steps not in (None, self.scales):
             raise UserError(f"var takes a step for each of its {self.scales} scales, and not {steps}: leave steps out.")
         self.conditioner.check(condition)
-        check_window(condition, self.spec.grid(shape, start), start)
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        if isinstance(scale, Mapping):
-            raise UserError(f"var is guided by one scale for all conditions, not by {scale}: give one number.")
-        strengths = self._strengths(scale)
-        told, copies = self._branches(condition, num, any(strength != 1 for strength in strengths))
         grids = self.spec.grids(shape, start)
-        blocks, given = _blocks(grids, self.scales), self._given(told)
-        view = self._view(told, given, copies * num, grids, start)
+        guidance = self.conditioner.guide(
+            condition,
+            num,
+            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            interval=self.guidance_interval,
+            schedule=self.guidance_schedule,
+        ).single("var")
+        strengths = [guidance.strength(scale / max(self.scales - 1, 1)) for scale in range(self.scales)]
+        guided = any(strength != 1 for strength in strengths)
+        blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start, copies=1 + guided)
+        view = self._view(guidance.stacked if guided else guidance.branches[-1], given, (1 + guided) * num, grids, start)
         stream = _Stream(self, view, blocks)
         ids: list[Tensor] = []
         finished: list[tuple[Tensor, list[Tensor]]] = []
@@ -359,8 +363,8 @@ class VAR(nn.Module):
                 continue
             size = (prod(block.grid), self.head.draws)
             tokens, _ = self.head.sample(
-                x[:num],
-                x[num:] if copies > 1 else None,
+                x[-num:],
+                x[:num] if guided else None,
                 strengths[block.scale],
                 temperature,
                 sample_uniform(num, size, seed=seed, first=first, start=start, device=x.device, draw=index),
@@ -377,33 +381,16 @@ class VAR(nn.Module):
                 finished.append((z, ids))
         return self._latent(finished, shape, start, condition)
 
-    def _strengths(self, scale: float) -> list[float]:
-        """Of guidance, at each scale."""
-        last = max(self.scales - 1, 1)
-        return [guidance_weight(scale, k / last, self.guidance_interval, self.guidance_schedule) for k in range(self.scales)]
-
-    def _branches(self, condition: Condition | None, num: int, guided: bool) -> tuple[Condition | None, int]:
-        """What is told, and where there is guidance what that leads away from after it, as one batch of so many copies."""
-        if condition is None:
-            return None, 1
-        told = replace(condition, negative=None)
-        said = any(getattr(condition, part.field) is not None for part in self.conditioner.parts.values())
-        if not guided or not (said or condition.negative):
-            return told, 1
-        free = condition.negative or self.conditioner.without(told)
-        return Condition.cat([told, replace(free, known=told.known, known_mask=told.known_mask, negative=None)], num), 2
-
     def _kept(self, tokens: Tensor, z: Tensor, block: Block, given: Given | None, condition: Condition | None) -> Tensor:
         """The tokens of a scale, with those of known cells in the place of what was drawn."""
         if given is None or condition is None or condition.known is None:
             return tokens
-        known, time = condition.known, slice(*block.time)
+        time = slice(*block.time)
         if self.continuous:  # what is left there of what is given
-            assert known.h is not None
-            truth = to_tokens(area_down(known.h[:, :, time].to(z) - z, block.grid)) / self.std[block.scale]
+            h = given_field(condition, "h")
+            truth = to_tokens(area_down(h[:, :, time].to(z) - z, block.grid)) / self.std[block.scale]
         else:
-            assert known.ids is not None
-            truth = known.ids[:, block.tokens]
+            truth = given_field(condition, "ids")[:, block.tokens]
         return torch.where(_forced(given, block)[: len(tokens)].unsqueeze(-1), truth, tokens)
 
     def _latent(
@@ -418,20 +405,13 @@ class VAR(nn.Module):
             made = Latent(
                 spec=self.space.spec, grids=self.space.spec.grids(shape, start), num_frames=shape[0], start=start, z=z, ids=ids
             )
-        if condition is None or condition.known is None:
-            return made
-        mask, known = _known_mask(condition, _grid(z)).unsqueeze(1), condition.known
-        for name in ("z", "h"):
-            new, old = getattr(made, name), getattr(known, name)
-            if new is not None and old is not None:
-                setattr(made, name, torch.where(mask, old.to(new), new))
-        return made
+        return with_given(made, condition)
 
     # What the trunk is shown
 
     def _view(self, condition: Condition | None, given: Given | None, batch: int, grids: tuple[Shape, ...], start: int) -> View:
         layout = token_layout(self.spec, grids, start, self.begin.device)
-        cells = sum(grid[0] for grid in grids[self.scales - 1 :: self.scales])
+        cells = full_grid(self.spec, grids)[0]
         return View(
             batch=batch,
             layout=layout,
@@ -513,7 +493,7 @@ class VAR(nn.Module):
         h, grids = latent.h, self._grids(latent)
         assert h is not None
         if latent.logvar is not None:
-            h = h + (latent.logvar / 2).exp() * torch.randn_like(h)
+            h = latent.drawn(torch.randn_like(h))
         targets, sums = [], []
         for piece, part in enumerate(h.split(self.spec.pieces(h.shape[2], latent.start), dim=2)):
             z = torch.zeros_like(part)
@@ -528,20 +508,18 @@ class VAR(nn.Module):
         return targets, sums
 
     @torch.no_grad()
-    def _given(self, condition: Condition | None) -> Given | None:
-        """The known cells of a condition; None where there are none."""
-        known = None if condition is None else condition.known
-        if condition is None or known is None:
+    def _given(self, condition: Condition | None, grids: tuple[Shape, ...], start: int, copies: int = 1) -> Given | None:
+        """The known cells of a condition, ``copies`` times; None where there are none."""
+        mask = known_cells(condition, full_grid(self.spec, grids), start)
+        if condition is None or condition.known is None or mask is None or not bool(mask.any()):
             return None
-        z = known.h if self.continuous else known.z
-        if z is None:
-            assert known.ids is not None
-            z = self.space.embed(known.ids, known.grids)
-        mask = _known_mask(condition, _grid(z))
+        if not self.continuous and condition.known.z is None:
+            z = self.space.embed(given_field(condition, "ids"), condition.known.grids)
+        else:
+            z = given_field(condition, "h" if self.continuous else "z")
+        z, mask = z.repeat(copies, 1, 1, 1, 1), mask.repeat(copies, 1, 1, 1).to(z.device)
         flat = mask.flatten(1)
         places = flat.any(dim=0).nonzero().squeeze(1)
-        if len(places) == 0:
-            return None
         seen = flat[:, places]
         return Given(z, mask, places, None if bool(seen.all()) else seen)
 
@@ -615,24 +593,6 @@ def _forced(given: Given, block: Block) -> Tensor:
     """(B, n) which tokens of a block cover known cells alone."""
     covered = area_down(given.mask[:, None, slice(*block.time)].float(), block.grid)
     return covered.flatten(1) > 1 - 1e-6
-
-
-def _known_mask(condition: Condition, grid: Shape) -> Tensor:
-    """(B, t, h, w) which cells are known.
-
-    Raises:
-        UserError: where the condition's mask, or its latent, is of another size.
-    """
-    known, mask = condition.known, condition.known_mask
-    assert known is not None
-    like = next(iter(known.tensors().values()))
-    mask = torch.ones(len(like), grid[0], dtype=torch.bool, device=like.device) if mask is None else mask
-    shape = tuple(mask.shape[1:])
-    if shape not in (grid, grid[:1]):
-        raise UserError(
-            f"A mask of known cells is (B, {grid[0]}) or (B, {', '.join(map(str, grid))}) here, not {tuple(mask.shape)}."
-        )
-    return mask if len(shape) == 3 else mask[:, :, None, None].expand(-1, *grid)
 
 
 def _grid(z: Tensor) -> Shape:

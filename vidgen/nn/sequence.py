@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidgen.errors import UserError
-from vidgen.latents import Condition, LatentSpec, Shape
-from vidgen.nn.layout import Layout, token_layout
+from vidgen.latents import LatentSpec, Shape
+from vidgen.nn.layout import Layout
 
 ORDERS = ("raster", "frames", "columns", "snake")
 """The orders of :func:`generation_order`."""
@@ -51,32 +50,6 @@ def generation_order(spec: LatentSpec, grids: tuple[Shape, ...], order: str) -> 
                 keys.append((clip, scale, time, row, column))
     with torch.inference_mode(False):
         return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
-
-
-def known_tokens(condition: Condition | None, spec: LatentSpec, grids: tuple[Shape, ...], start: int) -> Tensor | None:
-    """(B, N): which tokens are given, those of known cells in every scale; None where nothing is.
-
-    Raises:
-        UserError: where the mask is not one of these cells, or tells parts of a pyramid's cells, or of its clips, apart.
-    """
-    if condition is None or condition.known is None:
-        return None
-    t, h, w = full_grid(spec, grids)
-    mask = condition.known_mask
-    if mask is None:
-        tensor = next(iter(condition.known.tensors().values()))
-        mask = torch.ones(len(tensor), t, dtype=torch.bool, device=tensor.device)
-    if tuple(mask.shape[1:]) == (t, h, w) and spec.scales is None:
-        return mask.flatten(1)
-    if tuple(mask.shape[1:]) != (t,):
-        fits = f"(B, {t})" if spec.scales is not None else f"(B, {t}) or (B, {t}, {h}, {w})"
-        raise UserError(f"A mask of known cells is {fits} here, and this one is {tuple(mask.shape)}.")
-    clips = mask.split(spec.pieces(t, start), dim=1)
-    if spec.clip is not None and any(bool((clip != clip[:, :1]).any()) for clip in clips):
-        raise UserError(
-            f"In a pyramid that grows in time whole clips are known or none, here of {[c.shape[1] for c in clips]} cells."
-        )
-    return mask[:, token_layout(spec, grids, start, mask.device).cell]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,21 @@ class Guidance:
         found = tuple(guidance_weight(scale, progress, self.interval, self.schedule) for scale in self.scales)
         return found if any(weight != 1 for weight in found) else ()
 
+    def strength(self, progress: float) -> float:
+        """The scale at ``progress`` where there is one for all conditions; 1 is none."""
+        return next(iter(self.weights(progress)), 1.0)
+
+    def single(self, generator: str) -> Guidance:
+        """Itself, for a ``generator`` whose head joins two predictions and no more.
+
+        Raises:
+            UserError: where there are several scales.
+        """
+        if len(self.scales) > 1:
+            count = len(self.scales)
+            raise UserError(f"{generator} is guided by one scale for all conditions, and these are {count}: give one number.")
+        return self
+
     def at(self, progress: float) -> tuple[Condition, int]:
         """The condition of the batch that the network runs on at ``progress``, and how many copies of the clips that is."""
         if not self.weights(progress):

@@ -10,6 +10,7 @@ Distillation" (2022).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -35,24 +36,24 @@ class Coefficients(NamedTuple):
     noise_rate: Tensor
 
 
-class Path:
+class Path(ABC):
     """What all paths share, from their :meth:`at`; noise levels broadcast against ``x``."""
 
+    @abstractmethod
     def at(self, t: Tensor) -> Coefficients:
         """Signal, noise and their rates at noise levels in [0, 1], in the dtype of ``t``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clock(self, t: Tensor) -> Tensor:
         """The variable by which the velocity is a derivative; it grows with ``t``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def levels(self, u: Tensor) -> Tensor:
         """Training noise levels for numbers in (0, 1): the nearest that the path is defined by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def times(self, steps: int, device: torch.device | None = None) -> Tensor:
         """``steps`` + 1 noise levels from 1 to 0 that a sampler visits, in float64, so that their ends are exact."""
-        raise NotImplementedError
 
     def interpolate(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The point at noise level ``t`` between data and noise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class Recipe:
     no_decay: tuple[str, ...] = ()
 
 
-class Task(L.LightningModule):
+class Task(L.LightningModule, ABC):
     """A model, its average of weights (the one that is used afterwards), its optimizer and one reproducible step.
 
     Randomness is seeded anew in every step from (seed, step, rank), so going on after a stop needs no generator state.
@@ -89,13 +90,13 @@ class Task(L.LightningModule):
         self.last_total = torch.zeros(())
         self.on_gradient: Callable[[Tensor], object] = lambda norm: None  # told the norm of each gradient before it is used
 
+    @abstractmethod
     def losses(self, batch: Any) -> Losses:
         """The objective on one batch of the training loader."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate_now(self) -> dict[str, float]:
         """Measures on fixed validation clips with fixed noise, by the average of weights."""
-        raise NotImplementedError
 
     def health(self) -> tuple[dict[str, float], str]:
         """Figures of the last batches that tell whether training is sound, and a sentence where it is not."""
