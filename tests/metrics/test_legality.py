@@ -251,6 +251,24 @@ def test_wrong_labels_are_seen(request, world):
     assert legal(Verdicts.cat(verdicts)).mean() <= LEAK
 
 
+@pytest.mark.parametrize("world", ["default", "mixed", "double"])
+def test_the_class_that_shows_is_the_label(request, world):
+    """Of all originals; of the default world's, whose laws exclude one another, none shows another label."""
+    clips = request.getfixturevalue(world)
+    assert clips.judge().nearest.all()
+    if world == "default":
+        count = len(clips.world.class_names)
+        wrong = [clips.judge(label=(clips.label + shift) % count).nearest for shift in range(1, count)]
+        assert np.mean(wrong) <= LEAK
+
+
+def test_a_class_is_told_from_motion_that_is_off_its_law(default):
+    """Positions half a pixel off are illegal, and yet show whose law they would follow."""
+    verdicts = default.judge(jitter_gauss(default, np.random.default_rng(0)))
+    assert verdicts.law.mean() <= LEAK
+    assert verdicts.nearest.mean() > 0.8
+
+
 def recoloured_for_a_frame(clips, rng):
     out, other = clips.video.copy(), clips.recoloured(rng)
     for i in range(len(out)):
@@ -467,7 +485,7 @@ def test_the_summary_counts(default):
     assert summary["presence"] == Measure(pytest.approx(1 - 5 / 20 / 17), 20)
     assert set(summary) == {
         "appearance_legal", "law_legal", "parse_rate", "count_correct", "presence", "color_constant", "shape_constant",
-        "size_error", "stray", "law_residual", "travel",
+        "size_error", "stray", "law_residual", "travel", "class_accuracy",
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from vidgen.data.worlds.recipe import GROUND
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
-from vidgen.metrics.legality import MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts, wilson
+from vidgen.metrics.legality import ALIKE, MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts, wilson
 from vidgen.metrics.psnr import PSNR
 from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
@@ -37,6 +37,7 @@ JUDGE_RULES = {
     "appearance_legal": f"radius constant within {100 * SIZE:g} %, at most {STRAY:g} px of coverage stray",
     "law_legal": f"within {RESIDUAL:g} px RMS and {RESIDUAL_MOST:g} px at most of a lawful motion",
     "parse_rate": f"outlines within {MISFIT:g} px in {100 * READABLE:g} % of what is seen whole",
+    "class_accuracy": f"no other family's residual is smaller by over {ALIKE:g} px; what cannot be read is wrong",
     "count_correct": "in every frame",
     "law_residual": "mean over the clips that could be read",
 }

@@ -215,6 +215,12 @@ JUDGED = {
         "higher",
         "Clips that move by their label's law within the stated tolerance, neither frozen nor jumping.",
     ),
+    "class_accuracy": Measure(
+        "Class accuracy",
+        "%",
+        "higher",
+        "Clips that show their label: no other family's law is nearer to their motion than that of their own.",
+    ),
     "failed": Measure("Failed", "%", "lower", "Clips that are not legal on both counts, by the first thing that failed."),
     "parse_rate": Measure("Readable", "%", "higher", "Clips sharp enough to be judged: nine frames of ten could be read."),
     "presence": Measure("Presence", "%", "higher", "Objects there in the frames that should show them."),

@@ -42,6 +42,9 @@ STRAY = 5.0
 # 1 px leave a root mean square of 0.94 px after the fit and never less than 0.7; reconstructions at 34 dB about 0.3 px.
 RESIDUAL = 0.6
 RESIDUAL_MOST = 1.5
+# Laws whose residuals differ by no more than this explain a clip alike: a collision that never comes about is a bounce, and the
+# search for the nearest motion ends within a tenth of a pixel.
+ALIKE = 0.1
 # Speeds may leave the world's range by this share of its bounds: slower is frozen, faster is jumping.
 PACE = 0.2
 # How much more or less of an object may show beside the wall than the lawful motion says, as a share of its area.
@@ -77,6 +80,7 @@ class Verdicts:
         stray: coverage outside of the objects in the worst frame, in pixels.
         law_residual: root mean square distance from the nearest lawful motion, in pixels; NaN where too little was read.
         travel: length of the path that was read, mean over the objects, in pixels: a residual says nothing without it.
+        nearest: of no family of the world is a lawful motion nearer to the positions read than of the label's.
         reason: the first thing that failed.
     """
 
@@ -91,6 +95,7 @@ class Verdicts:
     stray: Array
     law_residual: Array
     travel: Array
+    nearest: Flags
     reason: tuple[str, ...]
 
     @classmethod
@@ -112,6 +117,7 @@ class Verdicts:
         shares = {
             "appearance_legal": self.appearance,
             "law_legal": self.law,
+            "class_accuracy": self.nearest,
             "parse_rate": self.parsed,
             "count_correct": self.count_error == 0,
         }
@@ -153,39 +159,38 @@ class Legality:
         Raises `UserError` for a label out of range, shapes that do not match, and clips of `agent` without actions.
         """
         labels = np.asarray(labels)
-        actions = self._actions(videos, labels, actions)
+        if actions is not None:
+            actions = np.asarray(actions)
+        self._check(videos, labels, actions)
         parsed = parse(videos, self.recipe)
         sharp = parsed.clear & (parsed.misfit <= MISFIT) & (parsed.off <= OFF)
         readable, looks, measures = self._appearance(parsed, labels, sharp)
-        moves, residual = self._law(parsed, labels, actions, sharp)
+        moves, residual, nearest = self._law(parsed, labels, actions, sharp)
         return Verdicts(
             parsed=readable[0][1],
             appearance=_all(readable + looks),
             law=_all(readable + moves),
             law_residual=residual,
             travel=_travel(parsed),
+            nearest=nearest,
             reason=_reasons(readable + looks + moves),
             **measures,
         )
 
-    def _actions(
-        self, videos: NDArray[np.uint8], labels: NDArray[np.int64], actions: NDArray[np.int64] | None
-    ) -> NDArray[np.int64]:
+    def _check(self, videos: NDArray[np.uint8], labels: NDArray[np.int64], actions: NDArray[np.int64] | None) -> None:
         families = self.recipe.families
         if labels.shape != videos.shape[:1] or not ((labels >= 0) & (labels < len(families))).all():
             raise UserError(
                 f"The judge needs one label per clip, {len(videos)} whole numbers from 0 to {len(families) - 1} "
                 f"({', '.join(families)}); give it the labels that the clips were made for."
             )
-        if "agent" in families and actions is None and (labels == families.index("agent")).any():
+        if actions is None and "agent" in families and (labels == families.index("agent")).any():
             raise UserError("Clips of 'agent' are judged by their actions; give the judge the actions (N, T) they were made for.")
-        found = np.zeros(videos.shape[:2], dtype=np.int64) if actions is None else np.asarray(actions)
-        if found.shape != videos.shape[:2] or not ((found >= 0) & (found < len(ACTIONS))).all():
+        if actions is not None and (actions.shape != videos.shape[:2] or not ((actions >= 0) & (actions < len(ACTIONS))).all()):
             raise UserError(
                 f"The judge needs one action per frame, whole numbers from 0 to {len(ACTIONS) - 1} ({', '.join(ACTIONS)}) of "
-                f"shape {videos.shape[:2]}, not {found.shape}; give it the actions that the clips were made for."
+                f"shape {videos.shape[:2]}, not {actions.shape}; give it the actions that the clips were made for."
             )
-        return found
 
     def _appearance(self, parsed: Parsed, labels: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Checks, dict[str, Array]]:
         n = self.recipe.objects
@@ -224,39 +229,51 @@ class Legality:
         wanted = np.array([self.recipe.wall if name == "occlude" else 0 for name in self.recipe.families])[labels]
         return np.abs(width - wanted) <= (wanted > 0)
 
-    def _law(self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64], sharp: Flags) -> tuple[Checks, Array]:
+    def _law(
+        self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64] | None, sharp: Flags
+    ) -> tuple[Checks, Array, Flags]:
+        """Checks of the motion by each clip's own law, its residual, and whether no other family's is clearly smaller."""
         clips, frames = parsed.seen.shape[:2]
         use = parsed.trusted & (sharp | parsed.covered)[..., None]
         open_frames = (~parsed.covered & ~self._hidden(parsed)).sum(1)
         enough = ((sharp & ~parsed.covered).sum(1) >= READABLE * open_frames) & (use.sum(1).min(-1) >= min(POSITIONS, frames))
         read = enough.all(1)
         near, steady, paced, met, beside = (np.zeros(clips, dtype=bool) for _ in range(5))
-        residual = np.full(clips, np.nan)
+        residuals = np.full((clips, len(self.recipe.families)), np.inf)
+        rows = np.nonzero(read)[0]
         for number, family in enumerate(self.recipe.families):
-            rows = np.nonzero((labels == number) & read)[0]
-            if not len(rows):
+            if not len(rows) or (family == "agent" and actions is None):
                 continue
             found = track(
-                self.recipe, family, parsed.position[rows], use[rows], parsed.shape[rows], parsed.full[rows], actions[rows]
+                self.recipe,
+                family,
+                parsed.position[rows],
+                use[rows],
+                parsed.shape[rows],
+                parsed.full[rows],
+                np.zeros((len(rows), frames), dtype=np.int64) if actions is None else actions[rows],
             )
             error = np.where(use[rows], found.position - parsed.position[rows], 0.0) ** 2
-            mean = error.sum(1) / use[rows].sum(1)
-            residual[rows] = np.sqrt(mean.sum(-1).max(-1))
-            near[rows] = residual[rows] <= RESIDUAL
-            steady[rows] = error.sum(-1).max((1, 2)) <= RESIDUAL_MOST**2
+            residuals[rows, number] = np.sqrt((error.sum(1) / use[rows].sum(1)).sum(-1).max(-1))
+            mine = labels[rows] == number
+            own = rows[mine]
+            near[own] = residuals[own, number] <= RESIDUAL
+            steady[own] = error[mine].sum(-1).max((1, 2)) <= RESIDUAL_MOST**2
             slow, fast = found.slowest * (1 - PACE), found.fastest * (1 + PACE)
             within = (found.pace >= slow) & (found.pace <= fast) & (found.reach <= self.recipe.speed[1] * (1 + PACE))
-            paced[rows] = within.all(-1) | (frames < PACED)
-            met[rows] = np.all(found.met, -1) | (frames < PACED)
-            beside[rows] = family != "occlude" or self._beside_wall(parsed, rows, found.position)
-        return [
+            paced[own] = within[mine].all(-1) | (frames < PACED)
+            met[own] = np.broadcast_to(np.all(found.met, -1), len(rows))[mine] | (frames < PACED)
+            beside[own] = family != "occlude" or self._beside_wall(parsed, own, found.position[mine])
+        residual = residuals[np.arange(clips), labels]
+        checks = [
             ("too little to judge its motion by", read),
             ("off its law", near),
             ("jumps off its law", steady),
             ("frozen, too slow or too fast", paced),
             ("discs never collide", met),
             ("does not come out from behind the wall as it should", beside),
-        ], residual
+        ]
+        return checks, np.where(read, residual, np.nan), read & (residual <= residuals.min(1) + ALIKE)
 
     def _beside_wall(self, parsed: Parsed, rows: NDArray[np.int64], position: Array) -> Flags:
         """Whether, in every frame, as much of each object shows as a lawful motion behind the wall would leave."""
