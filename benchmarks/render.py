@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import learn
 import rates
+import sweeps
 import timing
 from lines import Line, lines
 from records import Origin, read
@@ -83,7 +85,8 @@ def all_results() -> str:
 
 
 def _of_runs() -> list[Path]:
-    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in (*TIMINGS, rates.RESULTS.stem)]
+    others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem}
+    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in others]
 
 
 def _short(name: str, found: Sequence[Line]) -> str:
@@ -258,6 +261,37 @@ def _compared(kind: str) -> str:
     return f"**{rates.KINDS[kind]}**\n\n{_table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
 
 
+def learning() -> str:
+    """Which pairs learn eight clips by heart: for each of the seeds, how many of the eight labels give the right clip."""
+    found = {(row["tokenizer"], row["generator"]): row for row in learn.rows()}
+    generators = learn.generators()
+    head = ["Tokenizer", "Reconstructions, dB", *(f"`{name}`" for name in generators)]
+    body = []
+    for tokenizer in learn.tokenizers():
+        own = [found.get((tokenizer, generator)) for generator in generators]
+        levels = {f"{row['reconstruction_db']:.1f}" for row in own if row}
+        body.append([f"`{tokenizer}`", " / ".join(sorted(levels)), *(_learnt(row) for row in own)])
+    return _table(head, body)
+
+
+def _learnt(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not run yet"
+    right = ", ".join(map(str, row["right"]))
+    return f"{'yes' if row['learnt'] else '**no**'}: {right} of 8, {row['sample_db']:.1f} dB, {row['seconds']:.0f} s"
+
+
+def sweeping() -> str:
+    """The pictures of what sampling's options do, of those that were measured."""
+    measured = {point.option for point in sweeps.points()}
+    shown = [
+        f"![Samples by {words}]({sweeps.picture_name(option)})" for option, words in sweeps.WORDS.items() if option in measured
+    ]
+    counts = {point.samples for point in sweeps.points()}
+    said = f"{' or '.join(map(str, sorted(counts)))} samples a point."
+    return "\n\n".join([*shown, said]) if shown else "Not run yet: `python benchmarks/sweeps.py RUN`."
+
+
 def experiments() -> str:
     """The presets of whole experiments."""
     return _table(
@@ -312,6 +346,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "experiments": experiments,
     "tokenizers": tokenizers,
     "tokenizer-benchmark": comparison,
+    "learning": learning,
+    "sweeps": sweeping,
     "measures": measures,
     "tolerances": tolerances,
     "proofs": proofs,
@@ -378,11 +414,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
     check = parser.parse_args(arguments).check
     status = 0
-    pictures = {ROOT / "docs" / rates.picture_name(kind): rates.picture(kind) for kind in rates.KINDS if rates.cells(kind)}
+    pictures = {rates.picture_name(kind): rates.picture(kind) for kind in rates.KINDS if rates.cells(kind)}
+    pictures |= {sweeps.picture_name(option): sweeps.picture(option) for option in {point.option for point in sweeps.points()}}
     try:
-        for path in [*documents(), *pictures]:
+        for path in [*documents(), *(ROOT / "docs" / name for name in sorted(pictures))]:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
-            after = pictures[path] if path in pictures else rendered(before, path.name)
+            after = pictures.get(path.name) or rendered(before, path.name)
             if after == before:
                 continue
             if check:

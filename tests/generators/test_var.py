@@ -18,20 +18,28 @@ from torch.nn import functional as F
 from vidgen import Condition, Latent, UserError, config, hub
 from vidgen.generators.var import VAR
 from vidgen.latents import Shape
+from vidgen.nn.layout import token_layout
 from vidgen.nn.pyramid import residual_pyramid
 
-KINDS = ["pyramid", "pyramid_lfq", "pyramid_clip", "kl", "kl_clip"]
+KINDS = ["pyramid", "pyramid_lfq", "pyramid_clip", "pyramid_cells", "kl", "kl_clip"]
 GROWING = [[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]
 CELLS = (6, 4, 2)
 
 
 def made(name: str, double: bool = False, **options: Any) -> tuple[Any, Any, Latent]:
-    """A tokenizer of that recipe, small, its generator with no weight at its start, and latents of 6 cells in time."""
-    own = {"scales": GROWING, "clip": 3} if name == "kl_clip" else {}
-    tokenizer = tiny.tokenizer(name.removesuffix("_clip") if name == "kl_clip" else name).eval()
+    """A tokenizer of that recipe, small, its generator with no weight at its start, and latents of 6 cells in time.
+
+    Of those without "clip" or "cells" in their name the window is one pyramid.
+    """
+    own = {"kl": {"clip": 0}, "kl_clip": {"scales": GROWING, "clip": 3}, "pyramid_cells": {"memory": 4}}.get(name, {})
+    recipe = {"pyramid_cells": "pyramid", "kl_clip": "kl"}.get(name, name)
+    quantizer = tiny.tokenizer_config(recipe)["quantizer"]
+    if name in ("pyramid", "pyramid_lfq"):
+        quantizer |= {"clip": 0}
+    tokenizer = tiny.tokenizer(recipe, quantizer=quantizer).eval()
     tokenizer.measure(tiny.videos(tokenizer))
     tokenizer = tokenizer.double() if double else tokenizer
-    generator = tiny.generator("var", tokenizer.space, num_classes=3, **own | options)
+    generator = tiny.generator("var", tokenizer.space, num_classes=3, **{"memory": 1} | own | options)
     dtype = torch.float64 if double else torch.float32
     latent = tokenizer.encode(tiny.video(tiny.shape_of(tokenizer, CELLS), 3).to(dtype))
     generator.to(dtype).prepare(latent)
@@ -73,7 +81,7 @@ def test_a_token_sees_its_scale_and_those_before(name: str) -> None:
                 own = piece == place[0] and scale < place[1]
                 # A finished clip is seen whole by the next, and through it by all that follow.
                 assert seen == (own or (piece < place[0] and scale == generator.scales - 1)), (place, piece, scale)
-    assert pieces == {"pyramid_clip": 3, "kl_clip": 3}.get(name, 1)
+    assert pieces == {"pyramid_clip": 3, "kl_clip": 3, "pyramid_cells": 6}.get(name, 1)
 
 
 def test_within_a_scale_all_see_all() -> None:
@@ -249,7 +257,7 @@ def test_known_cells_come_back_and_are_seen(name: str, which: str) -> None:
     if sample.ids is not None and mask.ndim == 2:
         grids = tokenizer.spec.grids(shape)
         if name != "pyramid_clip":
-            whole = torch.cat([mask.unsqueeze(2).expand(2, g[0], g[1] * g[2]).flatten(1) for g in grids], dim=1)
+            whole = mask[:, token_layout(tokenizer.spec, grids).cell]
             assert torch.equal(sample.ids[whole], latent.ids[whole])
             assert torch.equal(tokenizer.space.embed(sample.ids, sample.grids), sample.z)
     plain = generator.sample(2, shape, tiny.labels(0, 1), seed=3, guidance_scale=2.0)
@@ -308,7 +316,7 @@ def test_likelihoods_of_all_clips_sum_to_one_and_are_sampled() -> None:
     """One frame of 1 x 2 cells: 3 codes on 1 + 2 tokens, 27 clips; frequencies of 4000 samples lie within their errors."""
     tokenizer = hub.build_tokenizer(tiny.tokenizer_config("pyramid") | {"quantizer": TOY})
     tokenizer = tiny.stirred(tokenizer).eval()
-    generator = tiny.stirred(tiny.generator("var", tokenizer.space, num_classes=2), 0.3).eval()
+    generator = tiny.stirred(tiny.generator("var", tokenizer.space, num_classes=2, top_p=[1.0]), 0.3).eval()
     height, width = tokenizer.spec.stride[1:]
     shape = (1, height, 2 * width)
     grids = tokenizer.spec.grids(shape)
@@ -417,7 +425,7 @@ def test_a_continuous_pyramid_is_measured() -> None:
         ("pyramid", {"memory": 0}, "memory of at least 1"),
         ("pyramid", {"guidance_schedule": "linar"}, "Did you mean 'linear'"),
         ("kl", {"scales": [[1.0, 0.5, 0.5]]}, "the last 1, 1, 1"),
-        ("kl", {"scales": GROWING}, "need clip"),
+        ("kl", {"scales": GROWING, "clip": 0}, "need clip"),
     ],
 )
 def test_what_cannot_be_is_told(tokenizer_name: str, options: dict[str, Any], sentence: str) -> None:
