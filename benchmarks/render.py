@@ -48,6 +48,8 @@ SHOWN = (
     "tokenizer/bits_per_pixel",
     "samples/appearance_legal",
     "samples/law_legal",
+    "samples/class_accuracy",
+    "samples/law_residual",
     "samples/nearest_psnr",
 )
 """The columns of the short table, where any run has them."""
