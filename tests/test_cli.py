@@ -801,7 +801,7 @@ def test_list_tells_of_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
     shown = {"layout": "one grid", "head": "-"}
     assert found["lfq", "dit"].items() >= {**shown, "route": "analog bits, sign at decode"}.items()
     assert found["kl", "dit"].items() >= {**shown, "route": "standardised latents"}.items()
-    assert found["pyramid_clip", "var"]["layout"] == "4 scales, clips of 4 cells"
+    assert found["pyramid_clip", "var"]["layout"] == "4 scales for each 4 cells of time"
     assert found["fsq", "var"]["route"].endswith("; fit trains the tokenizer with scales")
     assert found["kl", "var"].items() >= {"layout": "4 scales of its own", "head": "flow"}.items()
 

@@ -110,7 +110,8 @@ def _layout(spec: LatentSpec, generator: Mapping[str, Any], scaled: bool | None)
         return f"{len(generator['scales'])} scales of its own"
     if spec.scales is None or (spec.kind != "bits" and "head" not in generator):
         return "one grid"
-    return f"{len(spec.scales)} scales" + (f", clips of {spec.clip} cells" if spec.clip else "")
+    each = {None: "", 1: " for each cell of time"}.get(spec.clip, f" for each {spec.clip} cells of time")
+    return f"{len(spec.scales)} scales{each}"
 
 
 def spec_of(tokenizer: Mapping[str, Any]) -> LatentSpec:
