@@ -63,6 +63,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ("list", 0, "causal3d_magvit2"),
         ("list tokenizers", 0, "lfq_magvit2"),
         ("fit --help", 0, "tokenizer/quantizer="),
+        ("fit --help", 0, "generator/head="),
         ("doctor -h", 0, "Usage: vidgen doctor"),
         ("fti", 2, "Did you mean 'fit'?"),
         ("fit tokenizer=lqf", 2, "Did you mean 'lfq'?"),

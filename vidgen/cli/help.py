@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vidgen.config import command_groups, config_dir, describe, preset_names
+from vidgen.config import GROUPS, Choice, command_groups, config_dir, describe, preset_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,13 @@ def _section(title: str, lines: Iterable[str]) -> str:
 
 
 def _groups(command: str) -> Iterator[str]:
-    """The groups of a command and their names with what they are, as lines; the default is starred."""
-    for group, default in command_groups(command).items():
+    """The groups of a command and their names with what they are, as lines; the default is starred.
+
+    Groups that the default recipes have no part of are there too: another generator has a head.
+    """
+    chosen = command_groups(command)
+    others: dict[str, Choice] = {group: None for group in GROUPS.values() if group.partition("/")[0] in chosen}
+    for group, default in (chosen | {group: choice for group, choice in others.items() if group not in chosen}).items():
         names = preset_names(group)
         width = max(map(len, names))
         yield f"{group}=" + ("[NAME,...]" if isinstance(default, list) else "")
