@@ -399,6 +399,16 @@ def test_a_pretrained_encoder_is_read_from_its_folder_and_is_no_part_of_the_mode
     close(trunk_output(built, Condition(text=texts[:1]), 1), out[:1], 1e-5)  # the encoder is in single precision
     close(out[2:3], trunk_output(built, None, 1))
     assert (out[0] - out[1]).abs().max() > 1e-4
+    from vidgen.conditioning import text
+
+    encoder, calls = text._pretrained(str(tmp_path))[1], []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            encoder, "forward", lambda *args, _own=encoder.forward, **options: calls.append(1) or _own(*args, **options)
+        )
+        for _ in range(3):
+            trunk_output(built, Condition(text=["blue", "red", "a circle", "red"]))
+    assert len(calls) == 1
     spelt = conditioner({"text": {"pretrained": str(tmp_path)}})
     close(trunk_output(spelt, Condition(text=word_ids(texts, WORDS))), trunk_output(spelt, Condition(text=texts)))
     assert sum(weight.numel() for weight in built.parameters()) == sum(

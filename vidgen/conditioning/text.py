@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ class Text(Part):
         if self.pretrained is None:
             ids = (text if isinstance(text, Tensor) else word_ids(text, self.vocabulary)).to(device).long()
             return self.embedding(ids), ids > 0
-        features, there = _pretrained_features(self.pretrained, self._spelt(text), device)
+        features, there = _pretrained_features(self.pretrained, tuple(self._spelt(text)), device)
         return self.embedding(features.to(self.null.dtype)), there
 
     def _spelt(self, text: Sequence[str] | Tensor) -> list[str]:
@@ -180,9 +180,14 @@ def _pretrained(folder: str) -> tuple[Any, Any]:
     return tokenizer, encoder.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
 
 
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)  # what was read in sampling is learnt from in training too
 @torch.no_grad()
-def _pretrained_features(folder: str, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, M, its width) and (B, M) which of them are there: none of an empty text."""
+def _pretrained_features(folder: str, texts: tuple[str, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, M, its width) and (B, M) which of them are there: none of an empty text.
+
+    The last few are kept: a step asks twice, and every step of a sampling the same.
+    """
     tokenizer, encoder = _pretrained(folder)
     found = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(device)
     features = encoder.to(device)(input_ids=found.input_ids, attention_mask=found.attention_mask).last_hidden_state
