@@ -18,6 +18,7 @@ from vidgen.conditioning import Conditioner
 from vidgen.conditioning.text import join_words, split_words, word_ids
 from vidgen.nn.rope import grid_positions, rotary_table
 from vidgen.nn.trunk import Trunk
+from vidgen.samplers.guidance import GuidanceOptions
 from vidgen.samplers.masks import TASKS, task_mask
 
 WIDTH, CLASSES, ACTIONS, BATCH = 32, 3, 5, 4
@@ -331,7 +332,8 @@ def test_a_scale_of_one_costs_one_forward_and_is_no_guidance() -> None:
     out, copies = counted(built, built.guide(None, BATCH, scale=5.0))
     assert copies == 1
     assert torch.equal(out, trunk_output(built, None))
-    out, copies = counted(built, built.guide(told(), BATCH, scale=5.0, interval=(0.6, 1.0)))
+    built.guidance = GuidanceOptions(interval=(0.6, 1.0))
+    out, copies = counted(built, built.guide(told(), BATCH, scale=5.0))
     assert copies == 1
     assert torch.equal(out, plain)
 

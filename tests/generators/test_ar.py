@@ -21,6 +21,7 @@ from vidgen.latents import LatentSpec, Shape
 from vidgen.nn.given import known_tokens
 from vidgen.nn.layout import from_tokens, token_layout
 from vidgen.nn.sequence import generation_order
+from vidgen.samplers.guidance import GuidanceOptions
 
 CPU = torch.device("cpu")
 PLAIN = LatentSpec(channels=1, stride=(1, 1, 1), causal=True, levels=(2,))
@@ -439,7 +440,7 @@ def test_guidance_leads_from_the_one_prediction_past_the_other() -> None:
     ar.sample(2, grids[0], condition, guidance_scale=1.0)
     assert [other for _, other, _ in seen] == [None, None]
     seen.clear()
-    ar.guidance_interval, ar.guidance_schedule = (0.3, 1.0), "linear"
+    ar.conditioner.guidance = GuidanceOptions(1.0, (0.3, 1.0), "linear")
     ar.sample(2, (1, 1, 5), condition, guidance_scale=3.0)
     assert [scale for _, _, scale in seen] == [1.0, 1.0, 2.0, 2.5, 3.0]
 

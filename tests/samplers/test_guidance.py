@@ -9,7 +9,7 @@ import torch
 
 from vidgen import UserError
 from vidgen.latents import Condition
-from vidgen.samplers.guidance import Guidance, check_guidance, guidance_weight, guide, guide_chain
+from vidgen.samplers.guidance import Guidance, GuidanceOptions, guidance_weight, guide, guide_chain
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 1.0])
@@ -48,7 +48,7 @@ def test_several_scales_are_those_of_instructpix2pix() -> None:
 def test_the_network_sees_as_many_clips_as_it_has_to() -> None:
     """Two branches where a weight is not 1, else one: in and out of the interval."""
     told, null = (Condition(label=torch.tensor(values)) for values in ([0, 1], [-1, -1]))
-    guidance = Guidance(branches=(null, told), scales=(3.0,), batch=2, interval=(0.5, 1.0))
+    guidance = Guidance(branches=(null, told), scales=(3.0,), batch=2, options=GuidanceOptions(interval=(0.5, 1.0)))
     x = torch.randn(2, 4)
     seen = []
 
@@ -78,4 +78,4 @@ def test_the_network_sees_as_many_clips_as_it_has_to() -> None:
 )
 def test_options_that_cannot_be(interval: tuple[float, ...], schedule: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        check_guidance(interval, schedule)
+        GuidanceOptions(1.0, interval, schedule)

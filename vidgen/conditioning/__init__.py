@@ -15,7 +15,7 @@ from vidgen.latents import Condition, Latent
 from vidgen.nn.attention import Context
 from vidgen.protocols import LatentSpace
 from vidgen.registry import build, taken
-from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
+from vidgen.samplers.guidance import Guidance, GuidanceOptions
 
 __all__ = ["Conditioner", "Part"]
 
@@ -33,6 +33,7 @@ class Conditioner(nn.Module):
         num_classes: labels the data has; without any the part ``label``, which every recipe has, falls away.
         num_actions: actions the data has.
         vocabulary: the words of the data's captions.
+        guidance: how samples are guided by it.
 
     Attributes:
         needs_context: whether there are parts that give tokens, so that the trunk needs cross-attention.
@@ -50,8 +51,10 @@ class Conditioner(nn.Module):
         num_classes: int = 0,
         num_actions: int = 0,
         vocabulary: Sequence[str] = (),
+        guidance: GuidanceOptions = GuidanceOptions(),
     ) -> None:
         super().__init__()
+        self.guidance = guidance
         given = {
             "width": width,
             "space": space,
@@ -147,9 +150,7 @@ class Conditioner(nn.Module):
         condition: Condition | None,
         batch: int,
         *,
-        scale: float | Mapping[str, float],
-        interval: tuple[float, float] = (0.0, 1.0),
-        schedule: Schedule = "constant",
+        scale: float | Mapping[str, float] | None = None,
     ) -> Guidance:
         """The guidance of one sampling of ``batch`` clips; known cells are no part of it, for they are part of the video.
 
@@ -157,14 +158,12 @@ class Conditioner(nn.Module):
             condition: what the samples are told; its ``negative`` takes the place of the nulls that guidance leads away from.
             batch: clips.
             scale: of all that they are told together, or of each part by its name: these are guided one after another in that
-                order, after those that are not named, which are not guided.
-            interval: see :func:`vidgen.samplers.guidance.guidance_weight`.
-            schedule: likewise.
+                order, after those that are not named, which are not guided. None: what the options of guidance say.
 
         Raises:
-            UserError: on an unknown part or schedule, or an interval that is none.
+            UserError: on an unknown part.
         """
-        check_guidance(interval, schedule)
+        scale = self.guidance.scale if scale is None else scale
         full = replace(condition or Condition(), known=None, known_mask=None)
         if isinstance(scale, Mapping):
             for name in scale:
@@ -180,7 +179,7 @@ class Conditioner(nn.Module):
             nulls: dict[str, Any] = {self.parts[name].field: getattr(away, self.parts[name].field) for name in names}
             branches.insert(0, replace(branches[0], **nulls))
         scales = tuple(value for _, value in steps)
-        return Guidance(branches=tuple(branches), scales=scales, batch=batch, interval=interval, schedule=schedule)
+        return Guidance(branches=tuple(branches), scales=scales, batch=batch, options=self.guidance)
 
     def _differ(self, one: Condition, other: Condition, names: Iterable[str]) -> bool:
         """Whether one of the parts hears something else from ``one`` than from ``other``."""

@@ -37,7 +37,7 @@ from vidgen.nn.tokens import Tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.discrete import check_truncation
-from vidgen.samplers.guidance import Schedule, check_guidance
+from vidgen.samplers.guidance import GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_uniform
 
 ROUTES = {
@@ -110,11 +110,15 @@ class AR(nn.Module):
         self.tokens = Tokens(space)
         self.spec, self.wants = self.tokens.spec, self.tokens.wants
         self.order, self.time_window, self.top_k, self.top_p, self.rope_theta = order, time_window, top_k, top_p, rope_theta
-        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
-        check_guidance(guidance_interval, guidance_schedule)
         self._check_options()
         self.conditioner = Conditioner(
-            conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+            conditioning,
+            width=width,
+            space=space,
+            num_classes=num_classes,
+            num_actions=num_actions,
+            vocabulary=vocabulary,
+            guidance=GuidanceOptions(guidance_scale, guidance_interval, guidance_schedule),
         )
         self.draws_known = any(hasattr(part, "draw") for part in self.conditioner.parts.values())
         self.trunk = Trunk(
@@ -287,13 +291,7 @@ class AR(nn.Module):
         places = self.places(grids, start, prefix, device, aligned=True)
         begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
         noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
-        guidance = self.conditioner.guide(
-            condition,
-            num,
-            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            interval=self.guidance_interval,
-            schedule=self.guidance_schedule,
-        ).single("ar")
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("ar")
         order = generation_order(self.spec, grids, self.order).to(device)
         strengths = [guidance.strength(rank / max(len(order) - 1, 1)) for rank in range(len(order))]  # whatever is known
         guided = any(strength != 1 for strength in strengths)

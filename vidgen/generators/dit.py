@@ -35,7 +35,7 @@ from vidgen.protocols import LatentSpace
 from vidgen.samplers import flow
 from vidgen.samplers.forcing import SCHEDULES, forced_times
 from vidgen.samplers.forcing import Schedule as Forcing
-from vidgen.samplers.guidance import Guidance, Schedule, check_guidance
+from vidgen.samplers.guidance import Guidance, GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_noise
 from vidgen.samplers.paths import DDPM, PATHS, PREDICTIONS, Prediction, build_path
 from vidgen.samplers.solve import SOLVERS, Network, Solver, solve
@@ -163,7 +163,6 @@ class DiT(nn.Module):
         ):
             if wrong:
                 raise UserError(f"{what}.")
-        check_guidance(guidance_interval, guidance_schedule)
         self.space = space
         self.wants: tuple[str, ...] = ("h", "logvar") if space.spec.kind == "continuous" else ("h",)
         self.patch, self.rope_theta = patch, rope_theta
@@ -172,7 +171,6 @@ class DiT(nn.Module):
         self.min_snr, self.noise_levels = min_snr, noise_levels
         self.solver, self.churn, self.eta, self.steps = solver, churn, eta, steps
         self.forcing, self.lag, self.stabilisation = forcing, lag, stabilisation
-        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
         features = space.h_channels * prod(patch)
         self.embed = nn.Linear(features, width)
         self.time = TimestepEmbedding(width)
@@ -183,6 +181,7 @@ class DiT(nn.Module):
             num_classes=num_classes,
             num_actions=num_actions,
             vocabulary=vocabulary,
+            guidance=GuidanceOptions(guidance_scale, guidance_interval, guidance_schedule),
         )
         self.trunk = Trunk(
             width=width,
@@ -343,13 +342,7 @@ class DiT(nn.Module):
             return temperature * drawn.to(weight.dtype)
 
         times, length = self._times(self.steps if steps is None else steps, given, grid[0])
-        guidance = self.conditioner.guide(
-            condition,
-            num,
-            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            interval=self.guidance_interval,
-            schedule=self.guidance_schedule,
-        )
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         shown = self._shown(given, noise(-1) if given or self.stabilisation else None)
         network = self._guided(guidance, times, length, shown, start)
         h = solve(self.solver, network, noise(0), times, self.path, fresh=lambda i: noise(i + 1), churn=self.churn, eta=self.eta)

@@ -33,7 +33,7 @@ from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers import unmask
 from vidgen.samplers.discrete import check_truncation
-from vidgen.samplers.guidance import Guidance, check_guidance
+from vidgen.samplers.guidance import Guidance, GuidanceOptions
 from vidgen.samplers.noise import sample_noise, sample_uniform
 
 ROUTES = {
@@ -124,7 +124,6 @@ class MaskGIT(nn.Module):
         ):
             if value not in choices:
                 raise UserError(f"maskgit knows no {option} '{value}'.{did_you_mean(value, choices)} Use {', '.join(choices)}.")
-        check_guidance(guidance_interval, guidance_schedule)
         if steps < 1:
             raise UserError(f"steps={steps} makes no sample: give steps=1 or more.")
         if revisions < 0 or choice_temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or not 0 <= label_smoothing < 1:
@@ -140,9 +139,14 @@ class MaskGIT(nn.Module):
         self.mask_ratio = ("normal" if self.tokens.continuous else "schedule") if mask_ratio == "auto" else mask_ratio
         self.choice_temperature, self.top_k, self.top_p = choice_temperature, top_k, top_p
         self.steps, self.revisions = steps, revisions
-        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
         self.conditioner = Conditioner(
-            conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+            conditioning,
+            width=width,
+            space=space,
+            num_classes=num_classes,
+            num_actions=num_actions,
+            vocabulary=vocabulary,
+            guidance=GuidanceOptions(guidance_scale, guidance_interval, guidance_schedule),
         )
         self.trunk = Trunk(
             width=width,
@@ -300,13 +304,7 @@ class MaskGIT(nn.Module):
             own = seed if temperature > 0 else 0
             return sample_uniform(num, shape, seed=own, first=first, start=start, device=device, draw=draw)
 
-        guidance = self.conditioner.guide(
-            condition,
-            num,
-            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            interval=self.guidance_interval,
-            schedule=self.guidance_schedule,
-        ).single("maskgit")
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("maskgit")
         work = _Work(guidance, steps, temperature, grids, start)
         remaining = unmask.masked_counts(unknown, steps, self.mask_schedule)
         if self.order == "confidence":

@@ -37,7 +37,7 @@ from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import full_grid
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
-from vidgen.samplers.guidance import Schedule, check_guidance
+from vidgen.samplers.guidance import GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_uniform
 
 SCALES = True
@@ -216,11 +216,15 @@ class VAR(nn.Module):
         self.wrong = noise if self.continuous else flip if bits else 0.0
         self.top_k = _per_scale("top_k", (0,) if self.continuous else top_k, self.scales)
         self.top_p = _per_scale("top_p", (1.0,) if self.continuous else top_p, self.scales)
-        self.guidance_scale, self.guidance_interval, self.guidance_schedule = guidance_scale, guidance_interval, guidance_schedule
-        check_guidance(guidance_interval, guidance_schedule)
         self.wants = ("h", "logvar") if self.continuous else ("ids", "h") if self.wrong else ("ids",)
         self.conditioner = Conditioner(
-            conditioning, width=width, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+            conditioning,
+            width=width,
+            space=space,
+            num_classes=num_classes,
+            num_actions=num_actions,
+            vocabulary=vocabulary,
+            guidance=GuidanceOptions(guidance_scale, guidance_interval, guidance_schedule),
         )
         self.trunk = Trunk(
             width=width,
@@ -341,13 +345,7 @@ class VAR(nn.Module):
             raise UserError(f"var takes a step for each of its {self.scales} scales, and not {steps}: leave steps out.")
         self.conditioner.check(condition)
         grids = self.spec.grids(shape, start)
-        guidance = self.conditioner.guide(
-            condition,
-            num,
-            scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            interval=self.guidance_interval,
-            schedule=self.guidance_schedule,
-        ).single("var")
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("var")
         strengths = [guidance.strength(scale / max(self.scales - 1, 1)) for scale in range(self.scales)]
         guided = any(strength != 1 for strength in strengths)
         blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start, copies=1 + guided)

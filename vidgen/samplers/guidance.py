@@ -36,7 +36,7 @@ def guide_chain(predictions: Sequence[Tensor], scales: Sequence[float]) -> Tenso
 
 
 def guidance_weight(
-    scale: float, progress: float, interval: tuple[float, float] = (0.0, 1.0), schedule: Schedule = "constant"
+    scale: float, progress: float, interval: Sequence[float] = (0.0, 1.0), schedule: Schedule = "constant"
 ) -> float:
     """The scale of guidance at a ``progress`` of sampling, 0 at its first step and 1 at its last; 1 is none.
 
@@ -54,17 +54,31 @@ def guidance_weight(
     return 1 + (scale - 1) * rise
 
 
-def check_guidance(interval: Sequence[float], schedule: str) -> None:
-    """Sees that the options of guidance are ones there are.
+@dataclass(frozen=True)
+class GuidanceOptions:
+    """How a generator's samples are guided: its options ``guidance_scale``, ``guidance_interval`` and ``guidance_schedule``.
+
+    Attributes:
+        scale: where no other is asked for; 1 is no guidance.
+        interval: as in :func:`guidance_weight`.
+        schedule: likewise.
 
     Raises:
-        UserError: naming what is right.
+        UserError: on an interval or a schedule that is none, naming what is right.
     """
-    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-        raise UserError(f"guidance_interval={list(interval)} is no part of the sampling; give [first,last] within [0,1].")
-    if schedule not in get_args(Schedule):
-        hint = did_you_mean(schedule, get_args(Schedule))
-        raise UserError(f"There is no guidance_schedule '{schedule}'.{hint} Use {', '.join(get_args(Schedule))}.")
+
+    scale: float = 1.0
+    interval: Sequence[float] = (0.0, 1.0)
+    schedule: Schedule = "constant"
+
+    def __post_init__(self) -> None:
+        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise UserError(
+                f"guidance_interval={list(self.interval)} is no part of the sampling; give [first,last] within [0,1]."
+            )
+        if self.schedule not in get_args(Schedule):
+            hint = did_you_mean(self.schedule, get_args(Schedule))
+            raise UserError(f"There is no guidance_schedule '{self.schedule}'.{hint} Use {', '.join(get_args(Schedule))}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +94,18 @@ class Guidance:
         branches: conditions of ``batch`` clips each, from the fewest to all.
         scales: one a step from a branch to the next.
         batch: clips.
-        interval: as in :func:`guidance_weight`.
-        schedule: likewise.
+        options: when, and how they come to their full strength.
     """
 
     branches: tuple[Condition, ...]
     scales: tuple[float, ...]
     batch: int
-    interval: tuple[float, float] = (0.0, 1.0)
-    schedule: Schedule = "constant"
+    options: GuidanceOptions = GuidanceOptions()
 
     def weights(self, progress: float) -> tuple[float, ...]:
         """The scales at ``progress``; empty where nothing is guided there."""
-        found = tuple(guidance_weight(scale, progress, self.interval, self.schedule) for scale in self.scales)
+        options = self.options
+        found = tuple(guidance_weight(scale, progress, options.interval, options.schedule) for scale in self.scales)
         return found if any(weight != 1 for weight in found) else ()
 
     def strength(self, progress: float) -> float:
