@@ -36,6 +36,7 @@ NULLABLE: dict[str, Any] = {
     "data.path": "FOLDER",
     "evaluation.guidance_scale": 1.5,
     "evaluation.steps": 50,
+    "fake": "CLIPS",
     "fps": 10.0,
     "frames": 129,
     "generator.conditioning.text.pretrained": "FOLDER",
@@ -44,6 +45,13 @@ NULLABLE: dict[str, Any] = {
     "input": "FILE",
     "negative": "TEXT",
     "out": "FOLDER",
+    "protocol.data.count": 2048,
+    "protocol.data.fake_count": 2048,
+    "protocol.data.fps": 10.0,
+    "protocol.data.height": 64,
+    "protocol.data.width": 64,
+    "protocol.metric.chunk": 256,
+    "real": "CLIPS",
     "rollout.overlap": 1,
     "shape": [17, 32, 32],
     "size": [32, 32],
@@ -52,6 +60,7 @@ NULLABLE: dict[str, Any] = {
     "tile": [256, 256],
     "tokenizer.from": "RUN",
     "tokenizer.path": "FOLDER",
+    "weights": "FILE",
 }
 """For options that are null unless set, a value of the type that they may take."""
 

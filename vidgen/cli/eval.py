@@ -1,4 +1,4 @@
-"""``vidgen eval``: measures a trained run again, with other options, into a report of its own."""
+"""``vidgen eval``: measures a trained run again into a report of its own, or clips against clips into a table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from vidgen import hub
+from vidgen.cli import between
 from vidgen.cli.device import choose_device
 from vidgen.cli.evaluate import Evaluation
 from vidgen.errors import UserError
@@ -21,8 +22,16 @@ from vidgen.training.precision import choose
 
 
 def run(config: dict[str, Any]) -> None:
-    """Measures the model of ``run`` on the data it was trained for and writes ``<run>/<out>/report.html``."""
+    """Measures ``fake`` against ``real`` where they are given, else the model of ``run`` on the data it was trained for."""
     console = Console(soft_wrap=True)
+    if config["real"] or config["fake"]:
+        between.run(config, console)
+    else:
+        _measure_run(config, console)
+
+
+def _measure_run(config: dict[str, Any], console: Console) -> None:
+    """Writes ``<run>/<out>/report.html``."""
     source = Path(config["run"])
     if not (source / "config.yaml").is_file():
         raise UserError(f"run={source} is not the folder of a run; give one that 'vidgen fit' made, such as runs/latest.")

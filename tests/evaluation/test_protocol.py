@@ -1,0 +1,87 @@
+"""Protocols: what is in their hash and what is not, and that figures of two never meet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vidgen import UserError
+from vidgen.config import preset_names
+from vidgen.evaluation.protocol import Protocol, differences, one_protocol, preset
+
+PRESETS = preset_names("protocol")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_protocol_with_a_label_of_its_own(name: str) -> None:
+    protocol = preset(name)
+    assert protocol.label == f"{name}@{protocol.hash}"
+    assert Protocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol
+    assert Protocol.from_dict(json.loads(json.dumps(protocol.to_dict()))).hash == protocol.hash
+
+
+def test_no_two_presets_have_one_hash() -> None:
+    assert len({preset(name).hash for name in PRESETS}) == len(PRESETS)
+
+
+def test_latte_differs_from_styleganv_by_the_stride_of_real_clips_alone() -> None:
+    assert differences(preset("ucf101-uncond-styleganv"), preset("ucf101-latte")) == ["data.stride (1 and 3)"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"stride": 2}},
+        {"data": {"seed": 1}},
+        {"data": {"count": 100}},
+        {"data": {"clip": "first"}},
+        {"data": {"crop": "squash"}},
+        {"metric": {"ddof": 0}},
+        {"metric": {"measures": ["frechet"]}},
+        {"metric": {"extractor": "i3d-tats"}},
+        {"metric": {"chunk": 256}},
+    ],
+)
+def test_whatever_changes_a_figure_changes_the_hash_and_is_named(change: dict) -> None:
+    usual, other = preset("worlds"), preset("worlds", change)
+    ((group, values),) = change.items()
+    (option,) = values
+    assert usual.hash != other.hash
+    assert other.label == f"worlds+@{other.hash}"
+    assert any(line.startswith(f"{group}.{option}") for line in differences(usual, other))
+    with pytest.raises(UserError, match=rf"of worlds@{usual.hash} and of worlds\+@{other.hash}, which differ in {group}"):
+        one_protocol([usual, usual, other], "The table")
+
+
+def test_words_for_people_are_not_hashed() -> None:
+    usual = preset("worlds")
+    assert preset("worlds", {"data": {"reference": "something else"}}).hash == usual.hash
+    assert replace(usual, name="another").hash == usual.hash
+
+
+def test_the_weights_of_the_extractor_are_hashed() -> None:
+    usual = preset("worlds")
+    one, other = (usual.with_extractor({"name": "i3d", "sha256": digest}) for digest in ("aa", "bb"))
+    assert len({usual.hash, one.hash, other.hash}) == 3
+    assert differences(one, other) == ["metric.extractor.sha256 (aa and bb)"]
+    assert one_protocol([one, usual.with_extractor({"sha256": "aa", "name": "i3d"})], "The table") is one
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"data": {"clip": "randm"}},
+            "protocol.data.clip is one of first, center, random, all, and randm is not. Did you mean random?",
+        ),
+        ({"data": {"stride": 0}}, "protocol.data.stride=0 makes no clip"),
+        ({"metric": {"measures": ["frechett"]}}, "Did you mean frechet?"),
+        ({"data": {"strid": 1}}, "Did you mean stride?"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(change: dict, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        preset("worlds", change)
+    assert sentence in str(raised.value)
