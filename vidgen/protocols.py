@@ -276,3 +276,21 @@ class Generator(Protocol):
         ``start`` is the absolute index of the first cell; sample i draws its noise from (seed, first + i, start).
         """
         ...
+
+
+class Extractor(Protocol):
+    """Features of clips, for distances between distributions: a frozen network.
+
+    Attributes:
+        dim: of the features.
+        min_frames: the shortest clip that it takes.
+        rule: all that decides the features, plain values: architecture, sha256 of the weights, resize, value range, rounding.
+    """
+
+    dim: int
+    min_frames: int
+    rule: dict[str, Any]
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """(B, 3, T, H, W) in [-1, 1] -> float32 (B, dim)."""
+        ...

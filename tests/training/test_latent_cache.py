@@ -15,8 +15,9 @@ import pytest
 import tiny
 import torch
 
-from vidgen import Latent, LatentSpec
+from vidgen import Latent, LatentSpec, UserError
 from vidgen.data.batches import Order, collate, to_video
+from vidgen.training import cache as cache_module
 from vidgen.training.cache import LatentCache, pack_ids, stored_fields, unpack_ids
 
 COUNT, SEED = 11, 3
@@ -83,8 +84,10 @@ def test_files_hold_what_they_must_and_no_more(tokenizer: Any, tmp_path: Path) -
         if tokenizer.spec.levels
         else ("h", 2 * cells * tokenizer.spec.channels)
     )
-    assert {file.name for file in (tmp_path / "latents").iterdir()} == {f"{name}.npy", "label.npy", "meta.json"}
-    assert np.load(tmp_path / "latents" / f"{name}.npy", mmap_mode="r").nbytes == COUNT * size
+    (shard,) = (tmp_path / "latents").glob("shard-*")
+    assert {file.name for file in (tmp_path / "latents").iterdir()} == {shard.name, "meta.json"}
+    assert {file.name for file in shard.iterdir()} == {f"{name}.npy", "label.npy", "checksums.json"}
+    assert np.load(shard / f"{name}.npy", mmap_mode="r").nbytes == COUNT * size
 
 
 def test_a_generator_that_wants_the_variance_gets_it(tmp_path: Path) -> None:
@@ -120,8 +123,29 @@ def test_a_cache_that_is_there_is_opened_and_nothing_is_encoded(tokenizer: Any, 
     assert all(torch.equal(value, again.tensors()[name]) for name, value in first.tensors().items())
 
 
+@pytest.mark.parametrize("rows", [list(range(COUNT)), [10, 0, 5, 5, 9, 3], [8]])
+def test_shards_are_read_as_one(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[int]) -> None:
+    whole = tiny.latent_cache(tokenizer, tmp_path / "whole", batch_size=2)
+    monkeypatch.setattr(cache_module, "SHARD", 5)  # of two batches of two
+    cut = tiny.latent_cache(tokenizer, tmp_path / "cut", batch_size=2)
+    assert len(list((tmp_path / "cut").glob("shard-*"))) == 3
+    for one, other in zip(cut.read(rows), whole.read(rows), strict=True):
+        assert all(torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items())
+
+
+def test_a_damaged_shard_is_named_before_any_of_it_is_used(tokenizer: Any, tmp_path: Path) -> None:
+    cache = tiny.latent_cache(tokenizer, tmp_path / "latents")
+    (shard,) = (tmp_path / "latents").glob("shard-*")
+    file = shard / f"{cache.fields[0]}.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{file.name} is not what was written: remove the folder"):
+        LatentCache(tmp_path / "latents", tokenizer.space).read([0])
+
+
 def contents(cache: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in cache.iterdir()}
+    return {str(file.relative_to(cache)): file.read_bytes() for file in cache.rglob("*") if file.is_file()}
 
 
 def interrupting(error: type[BaseException]) -> Callable[[Iterator[int], int], Iterator[int]]:
@@ -141,6 +165,35 @@ def test_a_build_that_breaks_off_leaves_nothing(tokenizer: Any, tmp_path: Path, 
     tiny.latent_cache(tokenizer, tmp_path / "latents")
     tiny.latent_cache(tokenizer, tmp_path / "whole")
     assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_build_goes_on_from_its_finished_shards(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(cache_module, "SHARD", 4)
+    tiny.latent_cache(tokenizer, tmp_path / "whole", batch_size=2)
+    counted: list[int] = []
+
+    def some(items: Iterator[int], total: int) -> Iterator[int]:
+        for done, item in enumerate(items):
+            if done == 3:  # in the midst of the second shard
+                raise error
+            yield item
+
+    def count(items: Iterator[int], total: int) -> Iterator[int]:
+        for item in items:
+            counted.append(item)
+            yield item
+        assert len(counted) == total
+
+    with pytest.raises(error):
+        tiny.latent_cache(tokenizer, tmp_path / "latents", batch_size=2, progress=some)
+    assert not (tmp_path / "latents").exists()
+    tiny.latent_cache(tokenizer, tmp_path / "latents", batch_size=2, progress=count)
+    assert counted == [4, 6, 8, 10]
+    assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latents", "whole"]
 
 
 def killing(items: Iterator[int], total: int) -> Iterator[int]:

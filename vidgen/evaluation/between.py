@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidgen.data.batches import to_video
 from vidgen.errors import UserError
@@ -17,6 +17,7 @@ from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
 from vidgen.evaluation.sources import Source
 from vidgen.hub import fingerprint
+from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
 
 CONFIDENCE = 1.96
@@ -71,7 +72,7 @@ class Looking:
     progress: Callable[[str, int], None] = lambda name, done: None
 
 
-def compare(real: Source, fake: Source, protocol: Protocol, extractor: nn.Module, looking: Looking) -> Comparison:
+def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor, looking: Looking) -> Comparison:
     """Measures ``fake`` against ``real``.
 
     Raises:
@@ -102,7 +103,7 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: nn.Module
 
 
 def _look_at_pairs(
-    real: Source, fake: Source, pairs: Mapping[str, Any], extractor: nn.Module | None, looking: Looking
+    real: Source, fake: Source, pairs: Mapping[str, Any], extractor: Extractor | None, looking: Looking
 ) -> dict[str, Tensor]:
     """Shows every clip with its original to the measures of pairs, and both to the extractor."""
     seen: dict[str, list[Tensor]] = {real.name: [], fake.name: []}
@@ -141,7 +142,7 @@ def _together(ours: Iterator[Any], theirs: Iterator[Any], fake: str, real: str) 
     )
 
 
-def _features(source: Source, extractor: nn.Module, looking: Looking) -> Tensor:
+def _features(source: Source, extractor: Extractor, looking: Looking) -> Tensor:
     """The features of all clips of a source, (N, d) float32; those of clips seen before are read from the cache."""
     path = looking.cache / f"{fingerprint(source.fingerprint, extractor.rule)}.npz"
     if path.is_file():
@@ -167,7 +168,7 @@ def _on(clips: np.ndarray, looking: Looking) -> Tensor:
     return to_video(torch.from_numpy(clips).to(looking.device))
 
 
-def _extracted(extractor: nn.Module, video: Tensor) -> Tensor:
+def _extracted(extractor: Extractor, video: Tensor) -> Tensor:
     """Features in fp32, whatever the machine can do faster: figures of two machines have to agree."""
     with torch.no_grad():
         features: Tensor = extractor(video)

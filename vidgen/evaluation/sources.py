@@ -12,6 +12,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -328,7 +329,7 @@ def _array(path: Path) -> dict[str, tuple[str, Frames]]:
         raise UserError(f"{path} does not hold one array of uint8 videos (N, T, H, W, 3), but {found}: save it as that.")
     (videos,) = fitting
     sha256 = _file_hash(path)
-    return {f"{index}": (f"{sha256}/{index}", lambda index=index: iter(videos[index])) for index in range(len(videos))}
+    return {f"{index}": (f"{sha256}/{index}", partial(iter, video)) for index, video in enumerate(videos)}
 
 
 def _file_hash(path: Path) -> str:

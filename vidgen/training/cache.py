@@ -2,7 +2,7 @@
 
 A field that is a function of the ids (z always, h of bits) is not stored but recomputed from them. Whatever is stored in
 bfloat16 has been standardised before. The folder's name holds a fingerprint of tokenizer, data and count, and the folder appears
-whole or not at all.
+whole or not at all; until then its finished shards lie beside it, so that a build that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ import torch
 
 from vidgen.conditioning.text import word_ids
 from vidgen.data.batches import Order, collate, facts, to_video
+from vidgen.errors import UserError
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.protocols import Data, LatentSpace, Tokenizer
 from vidgen.samplers.noise import key
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the files, for the names of caches: grows when what is read needs more than an older cache has."""
+
+SHARD = 4096
+"""Clips in a shard, at most: what a kill costs."""
 
 
 def condition_of(batch: Mapping[str, Any], data: Data) -> Condition:
@@ -61,15 +66,22 @@ def _widths(levels: Sequence[int]) -> list[int]:
 
 
 class LatentCache:
-    """Random access to cached latents; opened once per process."""
+    """Random access to cached latents; opened once per process. Each shard is held against its checksums when first read.
+
+    Raises:
+        UserError: while reading, where a shard is not what was written.
+    """
 
     def __init__(self, folder: Path, space: LatentSpace) -> None:
         meta = json.loads((folder / "meta.json").read_text())
         self.spec = LatentSpec.from_dict(meta["spec"])
-        self.space, self.count, self.num_frames = space, meta["count"], meta["num_frames"]
+        self.folder, self.space = folder, space
+        self.count, self.shard, self.num_frames = meta["count"], meta["shard"], meta["num_frames"]
         self.grids: tuple[Shape, ...] = tuple((t, h, w) for t, h, w in meta["grids"])
-        self.told = {name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in meta["told"]}
-        self.fields = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta["fields"]}
+        self.fields: list[str] = meta["fields"]
+        parts = [_shard_name(begin) for begin in range(0, self.count, self.shard)]
+        self.told = {name: _padded([np.load(folder / part / f"{name}.npy") for part in parts]) for name in meta["told"]}
+        self._open: dict[int, dict[str, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -77,8 +89,9 @@ class LatentCache:
     def read(self, indices: Sequence[int]) -> tuple[Latent, Condition]:
         """The latents at ``indices`` and what the data tells of them: labels, captions as word ids, actions."""
         tensors: dict[str, Any] = {}
-        for name, stored in self.fields.items():
-            rows = stored[np.asarray(indices)]
+        chosen = np.asarray(indices)
+        for name in self.fields:
+            rows = self._rows(name, chosen)
             if name == "ids":
                 assert self.spec.levels is not None
                 tokens = sum(math.prod(grid) for grid in self.grids)
@@ -88,9 +101,30 @@ class LatentCache:
         latent = Latent(spec=self.spec, grids=self.grids, num_frames=self.num_frames, **tensors)
         if latent.h is None and latent.ids is not None and self.spec.kind == "bits":
             latent.h = latent.ids.unflatten(1, self.grids[0]).movedim(-1, 1).float() * 2 - 1
-        chosen = torch.as_tensor(indices)
-        values: dict[str, Any] = {name: stored[chosen].long() for name, stored in self.told.items()}
+        values: dict[str, Any] = {name: torch.from_numpy(told[chosen].astype(np.int64)) for name, told in self.told.items()}
         return latent, Condition(**values)
+
+    def _rows(self, name: str, chosen: np.ndarray) -> np.ndarray:
+        """The rows ``chosen`` of a field, gathered from their shards."""
+        shards = chosen // self.shard
+        first = self._field(int(shards[0]), name)
+        rows = np.empty((len(chosen), *first.shape[1:]), first.dtype)
+        for shard in np.unique(shards):
+            here = shards == shard
+            rows[here] = self._field(int(shard), name)[chosen[here] - shard * self.shard]
+        return rows
+
+    def _field(self, shard: int, name: str) -> np.ndarray:
+        if shard not in self._open:
+            part = self.folder / _shard_name(shard * self.shard)
+            for file, checksum in json.loads((part / "checksums.json").read_text()).items():
+                if _checksum(part / file) != checksum:
+                    raise UserError(
+                        f"The cache of latents {part / file} is not what was written: remove the folder {self.folder} and give "
+                        "the same command again; it is then made anew."
+                    )
+            self._open[shard] = {field: np.load(part / f"{field}.npy", mmap_mode="r") for field in self.fields}
+        return self._open[shard][name]
 
 
 def training_cells(spec: LatentSpec, cells: int, seed: int, step: int, *, windows: float, images: float) -> tuple[int, int]:
@@ -140,37 +174,70 @@ def build_cache(
 ) -> LatentCache:
     """Encodes ``count`` training clips (the first of the shuffled order) into ``folder``, or opens it where it exists.
 
-    The folder is written beside its place and renamed at the end, so that a kill never leaves half a cache in its place.
+    Shards are written beside their place and renamed, and so is the whole: a kill leaves finished shards, from which the next
+    build goes on, and never half a cache in its place. Several processes may build the same one.
     """
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        order = Order(data.size("train"), seed)
+        unfinished = folder.with_name(f"{folder.name}.{batch_size}.partial")  # other batches may round otherwise
+        shard = max(1, SHARD // batch_size) * batch_size
+        ends = {begin: min(begin + shard, count) for begin in range(0, count, shard)}
+        absent = [begin for begin in ends if not (unfinished / _shard_name(begin)).exists()]
+        todo = [place for begin in absent for place in range(begin, ends[begin], batch_size)]
+        places, order = progress(iter(todo), len(todo)), Order(data.size("train"), seed)
 
-        def batches() -> Iterator[tuple[Latent, Condition]]:
-            for begin in progress(iter(range(0, count, batch_size)), math.ceil(count / batch_size)):
-                places = [order(position) for position in range(begin, min(begin + batch_size, count))]
-                batch = collate([data.clip("train", item, epoch) for item, epoch in places])
+        def batches(begin: int) -> Iterator[tuple[Latent, Condition]]:
+            for place in islice(places, math.ceil((ends[begin] - begin) / batch_size)):
+                items = [order(position) for position in range(place, min(place + batch_size, ends[begin]))]
+                batch = collate([data.clip("train", item, epoch) for item, epoch in items])
                 yield tokenizer.encode(to_video(batch["video"].to(device))), condition_of(batch, data)
 
+        unfinished.mkdir(parents=True, exist_ok=True)
         try:
-            _write(partial, batches(), stored_fields(tokenizer.spec, wants), count)
-            if not folder.exists():  # another process may have been quicker
-                partial.replace(folder)
+            for begin in absent:
+                with _appearing(unfinished / _shard_name(begin)) as partial:
+                    facts = _write(partial, batches(begin), stored_fields(tokenizer.spec, wants), ends[begin] - begin)
+                    _put_json(unfinished / "meta.json", {**facts, "count": count, "shard": shard})
+            unfinished.replace(folder)
+        except OSError:
+            if not folder.exists():  # else another process was quicker, and took what we were adding to
+                raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if unfinished.exists() and not any(unfinished.glob("shard-*")):
+                shutil.rmtree(unfinished)
     return LatentCache(folder, tokenizer.space)
 
 
-def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Sequence[str], count: int) -> None:
-    """Writes a cache, batch after batch. Plain writes: a full disk is then an error, where through a memory map it kills."""
+@contextlib.contextmanager
+def _appearing(place: Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``place`` when all went well, unless another process has put one there."""
+    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if not place.exists():
+            partial.replace(place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _shard_name(begin: int) -> str:
+    """The folder of the shard whose first clip is ``begin``."""
+    return f"shard-{begin:09d}"
+
+
+def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Sequence[str], count: int) -> dict[str, Any]:
+    """Writes a shard, batch after batch, and returns what all shards have in common.
+
+    Plain writes: a full disk is then an error, where through a memory map it kills.
+    """
     told: dict[str, list[np.ndarray]] = {"label": [], "text": [], "action": []}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in names}
         for latent, condition in batches:
-            if latent.logvar is None:  # not every continuous tokenizer has a posterior
-                files.pop("logvar", None)
+            if latent.logvar is None and "logvar" in files:  # not every continuous tokenizer has a posterior
+                (folder / "logvar.npy").unlink()
+                del files["logvar"]
             for name, kept in told.items():
                 value = getattr(condition, name)
                 kept.extend([] if value is None else [value.numpy()])
@@ -184,8 +251,22 @@ def _write(folder: Path, batches: Iterator[tuple[Latent, Condition]], names: Seq
     told = {name: kept for name, kept in told.items() if kept}
     for name, kept in told.items():
         np.save(folder / f"{name}.npy", _padded(kept))
-    meta = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames, "told": list(told)}
-    (folder / "meta.json").write_text(json.dumps({**meta, "count": count, "fields": list(files)}))
+    _put_json(folder / "checksums.json", {file.name: _checksum(file) for file in sorted(folder.glob("*.npy"))})
+    facts = {"spec": latent.spec.to_dict(), "grids": latent.grids, "num_frames": latent.num_frames}
+    return {**facts, "told": list(told), "fields": list(files)}
+
+
+def _put_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values))
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32 of a file: what finds a disk's mistakes; nobody forges a cache."""
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    return f"{total:08x}"
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
