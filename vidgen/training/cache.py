@@ -197,13 +197,15 @@ def build_cache(
                 with _appearing(unfinished / _shard_name(begin)) as partial:
                     facts = _write(partial, batches(begin), stored_fields(tokenizer.spec, wants), ends[begin] - begin)
                     _put_json(unfinished / "meta.json", {**facts, "count": count, "shard": shard})
+            for left in unfinished.glob(".shard-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             unfinished.replace(folder)
         except OSError:
-            if not folder.exists():  # else another process was quicker, and took what we were adding to
+            if not folder.exists():  # else another process was quicker
                 raise
         finally:
-            if unfinished.exists() and not any(unfinished.glob("shard-*")):
-                shutil.rmtree(unfinished)
+            if folder.exists() or not any(unfinished.glob("shard-*")):
+                shutil.rmtree(unfinished, ignore_errors=True)
     return LatentCache(folder, tokenizer.space)
 
 
