@@ -41,16 +41,17 @@ SEEDS, RIGHT, WORSE = 4, 7, 3.0
 """Seeds of samples, labels of eight that must be right for each, and decibels that a sample may lose on its reconstruction."""
 
 TOKENIZER = {"steps": 400, "batch_size": 8, "warmup": 20, "ema": 0.98}
-STEPS = {"dit": 2400, "var": 1200}
-"""Of the generators that predict numbers with noise on them, or codes from sums with wrong bits; of others 600."""
+STEPS = {"dit": 800, "var": 500}
+"""Of the generators that predict numbers with noise on them, or codes from sums with wrong bits; of others 400."""
 
 GENERATOR = {
-    "batch_size": 32,
+    "batch_size": 16,
     "warmup": 20,
     "ema": 0.98,
     "clips": 8,
-    "optimizer": "adamw",
-    "lr": 2e-3,
+    "optimizer": "muon",
+    "muon_lr": 0.02,
+    "lr": 5e-3,
     "decay": 1.0,
 }
 SHAPE = {"width": 128, "depth": 4, "heads": 4}
@@ -122,7 +123,7 @@ def small_tokenizer(name: str, generator: str) -> dict[str, Any]:
 def small_generator(name: str) -> dict[str, Any]:
     """The generator's recipe, small."""
     recipe = config.load("generator", name)
-    recipe["training"] |= GENERATOR | {"steps": STEPS.get(recipe["name"], 600)}
+    recipe["training"] |= GENERATOR | {"steps": STEPS.get(recipe["name"], 400)}
     return recipe | SHAPE | ({"patch": [1, 1, 1]} if "patch" in recipe else {})
 
 
