@@ -215,7 +215,7 @@ def _measured(rows: Sequence[Timing]) -> str:
 
 def parts() -> str:
     """What there is of each kind of part, in the recipes' own words."""
-    titles = ("tokenizers", "quantizers", "backbones", "generators", "heads", "conditioning", "data")
+    titles = ("tokenizers", "quantizers", "backbones", "generators", "heads", "conditioning", "data", "extractors")
     groups = [GROUPS[title] for title in titles]
     body = [[f"`{group}={name}`", describe(group, name)] for group in groups for name in _own(group)]
     return _table(["Part", "What it is"], body)

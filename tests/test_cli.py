@@ -208,7 +208,9 @@ def test_examples_can_be_copied(example: str, runs: list[dict[str, Any]], capsys
         (["list", "quantiser"], "There is no kind called 'quantiser'. Did you mean 'quantizers'? There are: "),
         (["list", "--pair"], "There is no flag called '--pair'. Did you mean '--pairs'? There are: --pairs, --json."),
         (["list", "data", "metrics"], "vidgen list takes one kind, not 2: data, metrics."),
-        (["doctor", "now"], "vidgen doctor takes no arguments, and got 'now'."),
+        (["doctor", "now"], "vidgen doctor takes nothing or --fvd FILE [--long], and got 'now'."),
+        (["doctor", "--fvd"], "vidgen doctor --fvd needs the file of I3D's weights: "),
+        (["doctor", "--fvd", "a", "b"], "vidgen doctor takes nothing or --fvd FILE [--long], and got 'a'."),
     ],
 )
 def test_mistakes(words: list[str], sentence: str, runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

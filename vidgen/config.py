@@ -27,6 +27,7 @@ GROUPS = {
     "heads": "generator/head",
     "conditioning": "generator/conditioning",
     "data": "data",
+    "extractors": "extractor",
 }
 """Where each kind of part keeps its recipes."""
 
@@ -36,6 +37,10 @@ NULLABLE: dict[str, Any] = {
     "data.path": "FOLDER",
     "evaluation.guidance_scale": 1.5,
     "evaluation.steps": 50,
+    "extractor.path": "FILE",
+    "extractor.probe": "FILE",
+    "extractor.probe_sha256": "HEX",
+    "extractor.sha256": "HEX",
     "fake": "CLIPS",
     "fps": 10.0,
     "frames": 129,
@@ -60,7 +65,6 @@ NULLABLE: dict[str, Any] = {
     "tile": [256, 256],
     "tokenizer.from": "RUN",
     "tokenizer.path": "FOLDER",
-    "weights": "FILE",
 }
 """For options that are null unless set, a value of the type that they may take."""
 

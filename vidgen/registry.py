@@ -18,7 +18,7 @@ from typing import Any
 
 from vidgen.errors import UserError, did_you_mean
 
-KINDS = ("tokenizers", "backbones", "quantizers", "generators", "heads", "conditioning", "data", "metrics")
+KINDS = ("tokenizers", "backbones", "quantizers", "generators", "heads", "conditioning", "data", "extractors", "metrics")
 
 GIVEN = {
     "backbones": ("latent_out", "latent_in"),

@@ -27,7 +27,7 @@ SMALL = {"data": {"frames": 3}}
 class Corners(nn.Module):
     """The pixels of two corners of the first frame: features that can be checked by hand."""
 
-    dim, min_frames, rule = 6, 2, {"name": "corners"}
+    dim, min_frames, rule = 6, 2, {"extractor": "corners"}
     calls = 0
 
     def forward(self, video: Tensor) -> Tensor:

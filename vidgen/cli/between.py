@@ -39,7 +39,7 @@ def run(config: dict[str, Any], console: Console) -> None:
     check_writable(folder, "out")
     before = read_results(folder)
     protocol = from_recipe(config["choices"]["protocol"], config["protocol"])
-    extractor = build("extractors", _extractor_recipe(str(protocol.metric.extractor), config["weights"]))
+    extractor = build("extractors", config.get("extractor") or load("extractor", str(protocol.metric.extractor)))
     protocol = protocol.with_extractor(extractor.rule)
     one_protocol([*(one.protocol for one in before), protocol], f"The table of {folder}")  # before any long work
     console.print(f"{config['fake']} against {config['real']} by {protocol.label}", highlight=False)
@@ -91,15 +91,6 @@ def write_results(folder: Path, comparisons: list[Comparison]) -> None:
     title = f"The table of {folder}"
     (folder / "table.md").write_text(tables.markdown(comparisons, title), encoding="utf-8")
     (folder / "table.tex").write_text(tables.latex(comparisons, title), encoding="utf-8")
-
-
-def _extractor_recipe(name: str, weights: str | None) -> dict[str, Any]:
-    recipe = load("extractor", name)
-    if weights is None:
-        return recipe
-    if "path" not in recipe:
-        raise UserError(f"weights={weights} is for extractors that read a file, and '{name}' brings its own: leave it out.")
-    return recipe | {"path": weights}
 
 
 class _Progress:

@@ -1,4 +1,4 @@
-"""``vidgen doctor``: what is here, what is missing, and what to do about it."""
+"""``vidgen doctor``: what is here, what is missing, and what to do about it; with ``--fvd``, whether weights are FVD's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from vidgen.runs import check_writable, cpu_name
 
 
 class Finding(NamedTuple):
-    """One thing looked at. ``state`` is ok, missing (vidgen needs it) or hint (something more would work with it)."""
+    """One thing looked at.
+
+    ``state`` is ok, missing (vidgen needs it), hint (something more would work with it) or wrong (not what was published).
+    """
 
     state: str
     subject: str
@@ -42,25 +45,39 @@ CODECS = {"decoder H.264": "h264", "decoder H.265": "hevc", "decoder AV1": "libd
 LOW_DISK_GB = 5
 
 WEIGHTS = {
-    "FVD": ("i3d_torchscript.pt", "the I3D network of the published figures, trained on Kinetics-400"),
-    "LPIPS": ("alexnet-owt-7be5be79.pth", "torchvision's AlexNet"),
+    "FVD": ("i3d_torchscript.pt", "extractor=i3d-styleganv needs it, extractor=motion needs none"),
+    "LPIPS": ("alexnet-owt-7be5be79.pth", "torchvision's AlexNet, which LPIPS needs"),
 }
-"""Files, looked for where torch keeps downloads, of metrics to come; no metric of this version needs any."""
+"""Files that vidgen does not bring, looked for where torch keeps downloads."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints a line for each finding; returns 1 where something that vidgen needs is missing, else 0.
+    """Prints a line for each finding; returns 1 where something that vidgen needs is missing or wrong, else 0.
+
+    ``--fvd FILE`` looks at a file of I3D's weights instead, and ``--fvd FILE --long`` for some ten minutes more.
 
     Raises:
-        UserError: on any argument.
+        UserError: on any other argument, and for a file without these weights.
     """
-    if words:
-        raise UserError(f"vidgen doctor takes no arguments, and got '{words[0]}'. See: vidgen doctor --help")
-    missing = False
-    for finding in examine():
-        missing |= finding.state == "missing"
+    bad = False
+    for finding in _asked(words):
+        bad |= finding.state in ("missing", "wrong")
         print(f"{finding.state:<8}{finding.subject:<26}{finding.detail}", flush=True)
-    return int(missing)
+    return int(bad)
+
+
+def _asked(words: Sequence[str]) -> Iterator[Finding]:
+    if not words:
+        return examine()
+    rest = [word for word in words if word != "--long"]
+    if rest[:1] != ["--fvd"] or len(rest) > 2:
+        odd = next((word for word in words if word not in ("--fvd", "--long")), words[0])
+        raise UserError(f"vidgen doctor takes nothing or --fvd FILE [--long], and got '{odd}'. See: vidgen doctor --help")
+    if len(rest) < 2:
+        raise UserError(
+            "vidgen doctor --fvd needs the file of I3D's weights: vidgen doctor --fvd FILE. See: vidgen doctor --help"
+        )
+    return examine_fvd(rest[1], long=len(rest) < len(words))
 
 
 def examine() -> Iterator[Finding]:
@@ -72,6 +89,45 @@ def examine() -> Iterator[Finding]:
     yield compiler()
     yield _disk()
     yield from _weights()
+
+
+def examine_fvd(file: str, *, long: bool = False) -> Iterator[Finding]:
+    """Whether I3D with the weights in ``file`` gives the distances that others published, and at last what that means.
+
+    Raises:
+        UserError: where the file is not there or has other weights.
+    """
+    from vidgen.extractors import golden
+    from vidgen.extractors.i3d import I3D, PUBLISHED
+    from vidgen.extractors.weights import blob_of, sha256_of
+
+    network = I3D(path=file).network
+    known = {published.blob: published.file for published in PUBLISHED.values()}.get(blob_of(Path(file).expanduser()))
+    yield Finding("ok", "weights", f"{file}, sha256 {sha256_of(Path(file).expanduser())}")
+    yield Finding(
+        *(("ok", "file", f"byte for byte the public {known}") if known else ("hint", "file", "no public copy that is known"))
+    )
+    right: list[bool] = []
+    for frames, published in golden.CONSTANT.items():
+        yield _held(f"black, white, {frames} frames", golden.constant(network, frames), published, right)
+    if long:
+        from vidgen.metrics.frechet import frechet_from_features
+
+        distance = float(frechet_from_features(golden.noise(network, 1), golden.noise(network, 2)))
+        yield _held("noise, 128 clips", distance, golden.NOISE, right)
+    if all(right):
+        yield Finding("ok", "passed", "this is the network of the published FVD; resizing and quantisation are the extractor's")
+    else:
+        yield Finding("wrong", "failed", "distances with these weights are not FVD and compare with no published one")
+
+
+def _held(subject: str, found: float, published: float, right: list[bool]) -> Finding:
+    """One value against the published one; whether they agree is added to ``right``."""
+    from vidgen.extractors.golden import TOLERANCE, agrees
+
+    right.append(agrees(found, published))
+    detail = f"{found:.4f}, published {published:.4f} ({found / published - 1:+.2%}, allowed {TOLERANCE:.1%})"
+    return Finding("ok" if right[-1] else "wrong", subject, detail)
 
 
 def _packages() -> Iterator[Finding]:
@@ -149,4 +205,4 @@ def _weights() -> Iterator[Finding]:
     for metric, (name, what) in WEIGHTS.items():
         file = Path(get_dir()) / "checkpoints" / name
         state, where = ("ok", str(file)) if file.is_file() else ("hint", f"{file} is not there: {what}")
-        yield Finding(state, f"weights for {metric}", f"{where}; this version has no {metric} yet")
+        yield Finding(state, f"weights for {metric}", where)

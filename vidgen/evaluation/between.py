@@ -84,7 +84,7 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
     pairs = {name: build("metrics", recipe).to(looking.device) for name, (recipe, _) in chosen.items() if name not in sets}
     if sets and protocol.data.frames < extractor.min_frames:
         raise UserError(
-            f"The extractor {extractor.rule['name']} needs clips of {extractor.min_frames} frames or more, and the protocol's "
+            f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the protocol's "
             f"have {protocol.data.frames}: give protocol.data.frames={extractor.min_frames}, or another extractor."
         )
     found = Comparison(fake=fake.name, real=real.name, protocol=protocol)
