@@ -75,6 +75,18 @@ COMMANDS = {
         ),
         output="an mp4 with the frame rate of the video, without its sound, and a line with PSNR and bits per pixel.",
     ),
+    "data": Command(
+        purpose="Looks at data before anything is trained on it, or decodes it ahead of time.",
+        usage="vidgen data check|prepare PATH [key=value ...]",
+        examples=(
+            "vidgen data check VIDEOS",
+            "vidgen data prepare VIDEOS height=128 width=128 fps=10 workers=4",
+            "vidgen data prepare VIDEOS shards=16 out=SHARDS",
+        ),
+        output="check prints layout, sizes, rates, lengths, splits, classes, what is broken and what is there twice, and the\n"
+        "command to train on it, and writes a contact sheet to 'out'; its exit status is 1 where something is broken or in\n"
+        "two splits. prepare fills the cache that data=folder reads, or writes tar shards; stopped, it goes on where it was.",
+    ),
     "list": Command(
         purpose="Lists every part by name, with what it is.",
         usage="vidgen list [KIND] [--pairs] [--json]",

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
+Video = str | os.PathLike[str] | BinaryIO
+"""A video file by its path, or opened for reading and standing at its beginning."""
 
 EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
@@ -64,7 +66,7 @@ class Probe:
     codec: str
 
 
-def probe(path: str | os.PathLike[str]) -> Probe:
+def probe(path: Video) -> Probe:
     """Read the header and the first frame of a video file.
 
     Raises:
@@ -83,7 +85,7 @@ def probe(path: str | os.PathLike[str]) -> Probe:
         )
 
 
-def frames(path: str | os.PathLike[str], *, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
+def frames(path: Video, *, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
     """Stream the frames of a video file in order of time; memory does not grow with the length of the file.
 
     Args:
@@ -106,7 +108,7 @@ def frames(path: str | os.PathLike[str], *, fps: float | None = None) -> Iterato
             yield time - begin, _rgb(frame, converter)
 
 
-def duration(path: str | os.PathLike[str]) -> float | None:
+def duration(path: Video) -> float | None:
     """Seconds that the header says the file lasts, None where it says nothing; often wrong, so for nothing but progress.
 
     Raises:
@@ -118,7 +120,7 @@ def duration(path: str | os.PathLike[str]) -> float | None:
         return container.duration / av.time_base if container.duration else None
 
 
-def read(path: str | os.PathLike[str]) -> Pixels:
+def read(path: Video) -> Pixels:
     """Read all of a short video file: uint8 RGB (T, H, W, 3).
 
     Raises:
@@ -160,14 +162,15 @@ def resample(timed: Iterable[tuple[float, T]], fps: float) -> Iterator[tuple[flo
 
 
 @contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its first moving stream, ready to be decoded on all cores."""
     import av
 
     # An absolute path cannot be taken for a protocol ("a:b.mp4"), and a playlist named .mp4 cannot reach the network.
-    name, options = str(Path(path).absolute()), {"protocol_whitelist": "file"}
+    place: Any = str(Path(path).absolute()) if isinstance(path, str | os.PathLike) else path
+    options = {"protocol_whitelist": "file"} if isinstance(place, str) else {}
     try:
-        container = av.open(name, options=options)
+        container = av.open(place, options=options)
     except av.FFmpegError as error:
         raise DecodeError(f"it cannot be opened ({_reason(error)})") from error
     with container:

@@ -1,7 +1,7 @@
-"""``folder``: any folder of videos, or of class folders of videos, of any size and frame rate.
+"""``folder``: videos as people have them, in any of the layouts that ``layout.py`` reads, of any size and frame rate.
 
-The first use decodes every file (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them
-(``cache.py``); later uses only look whether a file has changed. A file that does not decode from end to end, is too short
+The first use decodes every video (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them
+(``cache.py``); later uses only look whether one has changed. A video that does not decode from end to end, is too short
 for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print and in ``skipped``.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import sys
 from bisect import bisect_right
 from collections import Counter
@@ -24,7 +25,8 @@ import numpy as np
 
 from vidgen.data.folder.augment import Augment
 from vidgen.data.folder.cache import VERSION, FrameCache, Stored
-from vidgen.data.folder.layout import class_folders, existing_folder, given_splits, video_names
+from vidgen.data.folder.layout import read_table
+from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -32,12 +34,23 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A usable file: its name relative to the folder, its decoded frames, its class (-1: none), its own split if it has one."""
+    """A usable video.
+
+    Attributes:
+        name: of its item; a file's is relative to the folder.
+        stored: its decoded frames.
+        label: its class, -1 for none.
+        given: the split that the layout puts it in; None for none.
+        group: of videos that no split may part, itself where there are no others.
+        caption: what is said of it, empty for nothing.
+    """
 
     name: str
     stored: Stored
     label: int
     given: str | None
+    group: str
+    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +63,18 @@ class Span:
 
 
 class Folder:
-    """Clips of the videos below a folder.
+    """Clips of the videos of a folder, or of one file that holds many.
+
+    **Layouts.** Class folders, train and test folders, UCF-101 with its lists, Kinetics, csv, JSONL with captions, folders of
+    numbered pictures, HDF5, npy and npz, and tar shards: found out by what is there, or said by ``layout``.
 
     **Classes.** With ``classes="auto"`` the first sub-folder on the way to a video is its class, provided that all videos lie
     in sub-folders and there are at least two; a flat folder has no labels.
 
     **Splits.** By file, so that no test clip shares a scene with a training clip: class by class, in an order drawn from
-    (seed, name), in the proportions ``split``, with at least one file in each. Sub-folders called ``train``, ``val`` and
-    ``test`` are obeyed instead; those missing are cut from ``train``. ``split_by="time"`` is for one or a few long videos:
+    (seed, name), in the proportions ``split``, with at least one file in each. What the layout says (sub-folders called
+    ``train``, ``val`` and ``test``, lists of splits) is obeyed instead; those missing are cut from ``train``. Videos of one
+    group (UCF-101's gXX, the pieces of one recording) are never parted. ``split_by="time"`` is for one or a few long videos:
     each is cut into three spans, train first. Spans of one file share a scene, so held-out figures flatter then.
 
     **Augmentation.** Training clips are mirrored, seen more closely and in other light by chance, drawn from (seed, name, number
@@ -67,7 +84,9 @@ class Folder:
     of the video, drawn from (seed, name, number of the clip, epoch); in ``val`` and ``test`` evenly spaced, always the same.
 
     Args:
-        path: The folder. Hidden files and folders in it are ignored, links are followed.
+        path: The folder, or a file of a layout that is one file. Hidden files and folders are ignored, links are followed.
+        layout: "auto" or the name of one: ucf101, csv, jsonl, videos, tar, hdf5, arrays or frames.
+        fold: Which of UCF-101's three lists of splits.
         frames: T, frames of a clip.
         height: H in pixels. The largest centred part of the shape H x W is cut out and resized.
         width: W in pixels.
@@ -84,7 +103,10 @@ class Folder:
 
     Attributes:
         shape: (T, H, W).
-        class_names: Sorted names of the classes that have usable videos; () without classes.
+        layout: The name of the layout that was read.
+        class_names: Sorted names of the classes that have usable videos, numbers by their value; () without classes.
+        action_names: The numbers of the actions, as words; () of videos without.
+        vocabulary: The words of the captions in small letters, sorted; () of videos without.
         fingerprint: sha256 of all that decides the clips: the bytes and names of the files, and every option but the paths.
         skipped: (name, reason) of every file left out.
 
@@ -97,6 +119,8 @@ class Folder:
         self,
         *,
         path: str | None = None,
+        layout: str = "auto",
+        fold: int = 1,
         frames: int = 17,
         height: int = 64,
         width: int = 64,
@@ -119,27 +143,39 @@ class Folder:
         self.seed, self.stride = seed, stride
         fps, split = None if fps is None else float(fps), [float(share) for share in split]
         self.length = (frames - 1) * stride + 1
-        self.root = existing_folder(path)
+        self.root, table = read_table(path, layout=layout, classes=classes == "auto", fold=fold, index=Path(cache).resolve())
+        self.layout = table.layout
+        if fps is not None and table.timeless:
+            raise UserError(f"{self.root} ({table.words}) states no times that data.fps={fps:g} could convert: use data.stride.")
         self._cache = FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
 
-        names = video_names(self.root)
-        given = given_splits(names)
-        if given and split_by == "time":
-            raise UserError(f"{self.root} has split folders of its own ({', '.join(SPLITS)}): drop data.split_by=time.")
-        labels = class_folders(names, inside=bool(given)) if classes == "auto" else {}
-        stored, broken, fresh = self._cache.add(self.root, names)
+        items = table.items
+        if split_by == "time":
+            _check_free(self.root, items)
+        stored, broken, fresh = self._cache.add(self.root, items)
         usable, unused = self._usable(stored, pieces=1 if split_by == "file" else len(SPLITS))
-        self.skipped = sorted({**broken, **unused}.items())
+        self.skipped = sorted([*table.skipped, *{**broken, **unused}.items()])
         if fresh:
+            print(f"{self.root} is read as {table.words}.", file=sys.stderr)
             _report(self.skipped, self.root)
         if not usable:
             raise UserError(self._nothing_usable(stored))
 
-        self.class_names = tuple(sorted({labels[name] for name in usable if name in labels}))
+        kept = [item for item in items if item.name in usable]
+        self.class_names = _class_names(table, kept)
+        self.action_names = tuple(str(move) for move in range(max(stored[item.name].moves for item in kept)))
+        self.vocabulary = tuple(sorted({word for item in kept for word in _words(item.caption or "")}))
         number = {name: k for k, name in enumerate(self.class_names)}
         self.videos = [
-            Video(name=name, stored=stored[name], label=number.get(labels.get(name, ""), -1), given=given.get(name))
-            for name in usable
+            Video(
+                name=item.name,
+                stored=stored[item.name],
+                label=-1 if item.label is None else number[item.label],
+                given=item.split,
+                group=item.group or item.name,
+                caption=item.caption or "",
+            )
+            for item in kept
         ]
         cut = self._split_by_file if split_by == "file" else self._split_by_time
         self._spans = cut(dict(zip(SPLITS, split, strict=True)))
@@ -149,6 +185,7 @@ class Folder:
                 "pixels": [VERSION, height, width, fps],
                 "clips": [frames, stride, seed, split, split_by, classes, mirror, zoom, light],
                 "files": [(video.name, video.stored.sha256) for video in self.videos],
+                **_told(table, kept),
             }
         )
 
@@ -161,7 +198,8 @@ class Folder:
 
         Returns:
             ``video`` uint8 (T, H, W, 3); ``label`` int, -1 without classes; ``source``, the name of its file relative to the
-            folder; ``start``, the number of its first frame there, counted at the converted rate.
+            folder; ``start``, the number of its first frame there, counted at the converted rate; ``caption``, empty for none,
+            where any video has one; ``actions`` int64 (T,) where the videos have some, ``actions[t]`` leading to frame t.
 
         Raises:
             IndexError: when ``index`` is not in ``range(size(split))``.
@@ -176,12 +214,12 @@ class Folder:
         if split == "train" and self.augment.active:
             drawn = int(_digest(["augment", self.seed, span.video.name, number, epoch])[:32], 16)
             video = self.augment(video, np.random.default_rng(drawn))
-        return {
-            "video": video,
-            "label": span.video.label,
-            "source": span.video.name,
-            "start": start,
-        }
+        clip = {"video": video, "label": span.video.label, "source": span.video.name, "start": start}
+        if self.vocabulary:
+            clip["caption"] = span.video.caption
+        if self.action_names:
+            clip["actions"] = self._cache.actions(span.video.stored, start, start + self.length, self.stride)
+        return clip
 
     def plain(self) -> Folder:
         """The same clips without augmentation."""
@@ -205,19 +243,22 @@ class Folder:
         drawn = int(_digest(["start", self.seed, span.video.name, number, epoch])[:16], 16)
         return low + drawn % (high - low)
 
-    def _usable(self, stored: Mapping[str, Stored], pieces: int) -> tuple[list[str], dict[str, str]]:
-        """Names of the files to use, and why the others are not: too short for ``pieces`` clips, or a copy of another."""
-        usable: list[str] = []
+    def _usable(self, stored: Mapping[str, Stored], pieces: int) -> tuple[set[str], dict[str, str]]:
+        """Names of the videos to use, and why the others are not: too short for ``pieces`` clips, or a copy of another."""
+        usable: set[str] = set()
         unused: dict[str, str] = {}
         first: dict[str, str] = {}
+        acting = any(video.moves for video in stored.values())
         for name, video in stored.items():
-            if video.frames < self.length * pieces:
+            if acting and not video.moves:
+                unused[name] = "it has no actions, and others have"
+            elif video.frames < self.length * pieces:
                 unused[name] = f"it has {video.frames} of the {self.length * pieces} frames needed"
             elif video.sha256 in first:
                 unused[name] = f"it is a copy of {first[video.sha256]}"  # or one clip could be in two splits
             else:
                 first[video.sha256] = name
-                usable.append(name)
+                usable.add(name)
         return usable, unused
 
     def _nothing_usable(self, stored: Mapping[str, Stored]) -> str:
@@ -236,17 +277,18 @@ class Folder:
 
     def _split_by_file(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
         parts: dict[str, list[Video]] = {part: [v for v in self.videos if v.given == part] for part in SPLITS}
-        pool = parts["train"] or [video for video in self.videos if video.given is None]
+        pool = self._stratified(parts["train"] or [video for video in self.videos if video.given is None])
         empty = [part for part in SPLITS if part == "train" or not parts[part]]
         if len(pool) < len(empty):
+            grouped = f" in {len(pool)} groups that no split may part" if any(len(group) > 1 for group in pool) else ""
             raise UserError(
-                f"{self.root} has too few usable videos, {len(pool)} for {len(empty)} splits ({', '.join(empty)})"
-                f"{_left_out(self.skipped)}: add videos, or say data.split_by=time to cut each into three spans of time."
+                f"{self.root} has too few usable videos, {sum(map(len, pool))}{grouped} for {len(empty)} splits "
+                f"({', '.join(empty)}){_left_out(self.skipped)}: add videos, or say data.split_by=time to cut each into three "
+                "spans of time."
             )
-        order = self._stratified(pool)
         begin = 0
-        for part, end in zip(empty, _ends(len(order), [shares[part] for part in empty], least=1), strict=True):
-            parts[part], begin = order[begin:end], end
+        for part, end in zip(empty, _ends(len(pool), [shares[part] for part in empty], least=1), strict=True):
+            parts[part], begin = [video for group in pool[begin:end] for video in group], end
         whole = {part: sorted(videos, key=lambda video: video.name) for part, videos in parts.items()}
         return {part: [Span(video=v, begin=0, end=v.stored.frames) for v in videos] for part, videos in whole.items()}
 
@@ -259,15 +301,19 @@ class Folder:
                 begin = end
         return spans
 
-    def _stratified(self, videos: Sequence[Video]) -> list[Video]:
-        """An order in which every stretch holds the classes in proportion; within a class it is drawn from (seed, name)."""
-        drawn = sorted(videos, key=lambda video: _digest(["split", self.seed, video.name]))
-        sizes, seen = Counter(video.label for video in drawn), Counter[int]()
+    def _stratified(self, videos: Sequence[Video]) -> list[list[Video]]:
+        """The groups in an order of which every stretch holds the classes in proportion; in a class drawn from (seed, name)."""
+        groups: dict[str, list[Video]] = {}
+        for video in videos:
+            groups.setdefault(video.group, []).append(video)
+        drawn = sorted(groups, key=lambda name: _digest(["split", self.seed, name]))
+        label = {name: own[0].label for name, own in groups.items()}
+        sizes, seen = Counter(label.values()), Counter[int]()
         place: dict[str, float] = {}
-        for video in drawn:
-            place[video.name] = seen[video.label] / sizes[video.label]
-            seen[video.label] += 1
-        return sorted(drawn, key=lambda video: place[video.name])
+        for name in drawn:
+            place[name] = seen[label[name]] / sizes[label[name]]
+            seen[label[name]] += 1
+        return [groups[name] for name in sorted(drawn, key=lambda name: place[name])]
 
 
 def _ends(total: int, shares: Sequence[float], least: int) -> list[int]:
@@ -281,6 +327,34 @@ def _ends(total: int, shares: Sequence[float], least: int) -> list[int]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _class_names(table: Table, items: Sequence[Item]) -> tuple[str, ...]:
+    """The classes in order; the numbers of a list go by their value, so that they stay what they were."""
+    names = {item.label for item in items if item.label is not None}
+    numbers = not table.named and all(name.isdecimal() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+
+
+def _words(caption: str) -> set[str]:
+    """The words of a caption as the conditioning on texts splits it: in small letters, marks of punctuation by themselves."""
+    return set(re.findall(r"[^\W_]+|[^\w\s]|_", caption.lower()))
+
+
+def _told(table: Table, items: Sequence[Item]) -> dict[str, Any]:
+    """What decides the clips beside the names and bytes of the videos; nothing where the names tell it all."""
+    shared = [size for size in Counter(item.group for item in items if item.group is not None).values() if size > 1]
+    if table.named and not shared:
+        return {}
+    return {"told": [(item.split, item.label, item.caption, item.group) for item in items]}
+
+
+def _check_free(root: Path, items: Sequence[Item]) -> None:
+    """Sees that the videos may be cut in time: neither splits of their own nor groups forbid it."""
+    if any(item.split for item in items):
+        raise UserError(f"{root} has split folders of its own, or lists of splits: drop data.split_by=time.")
+    if len({item.group for item in items if item.group}) < sum(item.group is not None for item in items):
+        raise UserError(f"{root} has groups of videos that no split may part: drop data.split_by=time.")
 
 
 def _left_out(skipped: Sequence[tuple[str, str]]) -> str:

@@ -1,20 +1,23 @@
-"""Decoded frames on disk: each video file once, small, uint8, found again by the sha256 of its bytes.
+"""Decoded frames on disk: each video once, small, uint8, found again by the sha256 of what it is made of.
 
 Layout: ``<cache>/<height>x<width>-<rate>-v<version>/<sha256>.u8`` holds the raw frames (n, H, W, 3) of one video; its size
-tells n. Beside them ``seen-<hash of the folder>.json`` notes size and time of change of every file seen there, so that an
-unchanged file is not read again, and why a broken one is broken. A file that was moved, renamed or touched is recognised
-by its bytes and not decoded again. Everything is written under another name and then moved into place: whatever bears its
-final name is whole, and processes that work at the same time can at worst do the same work twice.
+tells n. Actions, where a video has some, are in ``<sha256>.actions.npy``. Beside them ``seen-<hash of the folder>.json`` notes
+size and time of change of every video seen there, so that an unchanged one is not read again, and why a broken one is broken.
+A file that was moved, renamed or touched is recognised by its bytes and not decoded again. Notes and frames of another version
+lie in another folder, and notes that cannot be read are made again. Everything is written under another name and then moved
+into place: whatever bears its final name is whole, and processes that work at the same time can at worst do the same work twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,10 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.data import decode
+from vidgen.data.decode import DecodeError
+from vidgen.data.folder.table import Item, Pixels, UnreadableError
 from vidgen.errors import UserError
-
-Pixels = NDArray[np.uint8]
 
 VERSION = 1  # raised when the same bytes and settings come to give other pixels
 REPORT_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
@@ -35,20 +37,27 @@ REPORT_EVERY = 10.0  # seconds between two lines of progress where there is no t
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A decoded video: the sha256 of its file, and its number of frames after conversion of the rate."""
+    """A decoded video.
+
+    Attributes:
+        sha256: of what it is made of.
+        frames: after conversion of the rate.
+        moves: how many actions its frames may tell apart; 0 where none are known.
+    """
 
     sha256: str
     frames: int
+    moves: int = 0
 
 
 class FrameCache:
-    """The frames of the videos below one folder, at one size and rate.
+    """The frames of the videos of one place, at one size and rate.
 
     Args:
         folder: Where caches live; made when absent.
         height: Of the frames kept, in pixels.
         width: Of the frames kept, in pixels.
-        fps: Frames a second; None keeps every frame of every file.
+        fps: Frames a second; None keeps every frame of every video.
     """
 
     def __init__(self, *, folder: Path, height: int, width: int, fps: float | None) -> None:
@@ -56,11 +65,11 @@ class FrameCache:
         self.folder = folder / f"{height}x{width}-{rate}-v{VERSION}"
         self.height, self.width, self.fps = height, width, fps
 
-    def add(self, root: Path, names: Sequence[str]) -> tuple[dict[str, Stored], dict[str, str], bool]:
-        """Make sure that the files ``root / name`` are decoded.
+    def add(self, root: Path, items: Sequence[Item], workers: int = 1) -> tuple[dict[str, Stored], dict[str, str], bool]:
+        """Make sure that the videos of ``root`` are decoded, by ``workers`` processes (1: by this one).
 
         Returns:
-            The files that are, by name; the reasons why the others are not, by name; whether any file had to be read.
+            The videos that are, by name; the reasons why the others are not, by name; whether any had to be read.
 
         Raises:
             UserError: when the cache cannot be written.
@@ -68,25 +77,28 @@ class FrameCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             place = self.folder / f"seen-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
-            notes = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
-            stale = [name for name in names if not self._holds(notes.get(name), root / name)]
+            notes = _notes(place)
+            stale = [item for item in items if not self._holds(notes.get(item.name), item)]
             if stale:
                 try:
-                    with _Progress(len(stale)) as progress:
-                        for name in stale:
-                            notes[name] = self._take(root / name, progress)
+                    with Progress(len(stale)) as progress:
+                        for name, note in self._taken(stale, progress, workers):
+                            notes[name] = note
                 finally:  # Ctrl-C after an hour does not cost the hour
-                    kept = {name: notes[name] for name in names if name in notes}
-                    with _replacing(place) as partial:
+                    kept = {item.name: notes[item.name] for item in items if item.name in notes}
+                    with replacing(place) as partial:
                         partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         except OSError as error:  # what cannot be read of the videos is a note, so that this is the cache's own
             raise UserError(
                 f"The cache of decoded frames {self.folder} cannot be written ({error.strerror or error}): free some space "
                 "or give data.cache=FOLDER on another disk, then run the same command again; what is decoded is kept."
             ) from error
-        good = {name: notes[name]["sha256"] for name in names if notes[name]["reason"] is None}
-        stored = {name: Stored(sha256=sha256, frames=self._count(sha256)) for name, sha256 in good.items()}
-        return stored, {name: notes[name]["reason"] for name in names if name not in good}, bool(stale)
+        good = {item.name: notes[item.name] for item in items if notes[item.name]["reason"] is None}
+        stored = {
+            name: Stored(sha256=note["sha256"], frames=self._count(note["sha256"]), moves=note.get("moves", 0))
+            for name, note in good.items()
+        }
+        return stored, {item.name: notes[item.name]["reason"] for item in items if item.name not in good}, bool(stale)
 
     def read(self, stored: Stored, begin: int, end: int, step: int = 1) -> Pixels:
         """Frames ``begin:end:step`` of a video: uint8 (T, H, W, 3), a copy.
@@ -97,42 +109,80 @@ class FrameCache:
         shape = (stored.frames, self.height, self.width, 3)
         return np.array(np.memmap(self._path(stored.sha256), np.uint8, "r", shape=shape)[begin:end:step])
 
-    def _path(self, sha256: str) -> Path:
-        return self.folder / f"{sha256}.u8"
+    def actions(self, stored: Stored, begin: int, end: int, step: int = 1) -> NDArray[np.int64]:
+        """The moves that lead to frames ``begin:end:step`` of a video that has some: (T,)."""
+        moves: NDArray[np.int64] = np.load(self._path(stored.sha256, ".actions.npy"))
+        return moves[begin:end:step]
+
+    def _path(self, sha256: str, ending: str = ".u8") -> Path:
+        return self.folder / f"{sha256}{ending}"
 
     def _count(self, sha256: str) -> int:
         """Frames kept of a video; 0 when there are none."""
         path = self._path(sha256)
         return path.stat().st_size // (self.height * self.width * 3) if path.exists() else 0
 
-    def _holds(self, note: dict[str, Any] | None, path: Path) -> bool:
-        """Whether a note still tells the truth: about an unchanged file, and about frames or a decoder still there."""
-        if note is None or note["stamp"] != _stamp(path):
+    def _holds(self, note: dict[str, Any] | None, item: Item) -> bool:
+        """Whether a note still tells the truth: about an unchanged video, and about frames or a decoder still there."""
+        if note is None or note["stamp"] != item.source.stamp():
             return False
         if note["reason"] is None:
             return self._count(note["sha256"]) > 0
         return bool(note["decoder"] == version("av"))
 
-    def _take(self, path: Path, progress: _Progress) -> dict[str, Any]:
-        """Decode one file unless its frames are there; the note to keep about it."""
-        stamp, sha256, reason = _stamp(path), None, None
-        progress.start(path.name)
-        try:
-            sha256 = _sha256(path)
-            if not self._count(sha256):
-                self._decode(path, self._path(sha256), progress)
-        except _UnreadableError as error:
-            reason = f"it cannot be read ({error})"
-        except decode.DecodeError as error:
-            reason = str(error)
-        return {"stamp": stamp, "sha256": sha256, "reason": reason, "decoder": version("av")}
+    def _taken(self, items: Sequence[Item], progress: Progress, workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The note on every item, as they are done."""
+        if workers == 1:
+            for item in items:
+                progress.start(item.name)
+                yield item.name, self.take(item, progress.tick)
+            return
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                for item, note in zip(items, pool.map(self.take, items, chunksize=1), strict=True):
+                    progress.start(item.name)
+                    progress.tick(self._count(note["sha256"]) if note["reason"] is None else 0)
+                    yield item.name, note
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
-    def _decode(self, source: Path, target: Path, progress: _Progress) -> None:
-        pixel_aspect = decode.probe(source).pixel_aspect
-        with _replacing(target) as partial, partial.open("wb") as out:
-            for _, frame in decode.frames(source, fps=self.fps):
+    def take(self, item: Item, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Decode one video unless its frames are there; the note to keep about it. ``tick`` is called for every frame."""
+        stamp, sha256, reason, moves = item.source.stamp(), None, None, 0
+        try:
+            sha256 = item.source.sha256()
+            actions = item.source.actions()
+            if actions is not None:
+                moves = int(actions.max(initial=0)) + 1
+                if not self._path(sha256, ".actions.npy").exists():
+                    with replacing(self._path(sha256, ".actions.npy")) as partial, partial.open("wb") as out:
+                        np.save(out, actions)
+            if not self._count(sha256):
+                self._decode(item, self._path(sha256), tick)
+        except UnreadableError as error:
+            reason = f"it cannot be read ({error})"
+        except DecodeError as error:
+            reason = str(error)
+        note = {"stamp": stamp, "sha256": sha256, "reason": reason, "decoder": version("av")}
+        return {**note, "moves": moves} if moves else note
+
+    def _decode(self, item: Item, target: Path, tick: Callable[[], None]) -> None:
+        with replacing(target) as partial, partial.open("wb") as out:
+            for frame, pixel_aspect in item.source.frames(self.fps):
                 out.write(fit(frame, self.height, self.width, pixel_aspect).tobytes())
-                progress.tick()
+                tick()
+
+
+def _notes(place: Path) -> dict[str, Any]:
+    """What is noted of the videos of a place; nothing where that cannot be read, for all of it can be found out again."""
+    try:
+        notes = json.loads(place.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    wanted = {"stamp", "sha256", "reason", "decoder"}
+    whole = isinstance(notes, dict) and all(isinstance(note, dict) and wanted <= set(note) for note in notes.values())
+    return notes if whole else {}
 
 
 def fit(frame: Pixels, height: int, width: int, pixel_aspect: float = 1.0) -> Pixels:
@@ -150,29 +200,8 @@ def fit(frame: Pixels, height: int, width: int, pixel_aspect: float = 1.0) -> Pi
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-class _UnreadableError(Exception):
-    """A video whose bytes the operating system does not give."""
-
-
-def _stamp(path: Path) -> list[int] | None:
-    """Size and time of change: while they stay, so do the bytes. None for a link to nowhere."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _UnreadableError(error.strerror or error) from error
-
-
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; move the file onto ``path`` when all went well, remove it otherwise."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -182,22 +211,23 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-class _Progress:
+class Progress:
     """How far the reading of the files is: a live line in a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, total: int) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        text = progress.TextColumn("{task.description}", markup=False)
+        columns = (text, progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+        self._bar = progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("reading videos", total=total)
         self._live = console.is_terminal
         self._total, self._files, self._frames, self._name = total, 0, 0, ""
         self._began = self._shown = time.monotonic()
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         self._bar.start()
         return self
 
@@ -211,9 +241,9 @@ class _Progress:
         self._bar.update(self._task, completed=self._files, description=f"reading {name}")
         self._files, self._name = self._files + 1, name
 
-    def tick(self) -> None:
-        """One frame more."""
-        self._frames += 1
+    def tick(self, frames: int = 1) -> None:
+        """So many frames more."""
+        self._frames += frames
         now = time.monotonic()
         if not self._live and now - self._shown > REPORT_EVERY:
             self._shown = now
