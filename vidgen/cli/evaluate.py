@@ -14,6 +14,7 @@ from rich.console import Console
 from vidgen.cli.device import autocast
 from vidgen.cli.progress import Stage
 from vidgen.evaluation import measure, rows
+from vidgen.evaluation.distance import Distances
 from vidgen.evaluation.pictures import pairs, save_clips
 from vidgen.hub import Model
 from vidgen.protocols import Data
@@ -53,7 +54,7 @@ class Evaluation:
 
     def reconstructions(self, step: int) -> None:
         """Encodes and decodes unseen clips; ``step`` is the tokenizer's."""
-        options = self.options
+        options, distances = self.options, self._distances()
         found = measure.measure_tokenizer(
             self.model.tokenizer,
             self.data,
@@ -63,8 +64,9 @@ class Evaluation:
             shown=options["shown"],
             device=self.device,
             precision=self._autocast,
+            see=distances.see,
         )
-        self._record(found.results, step)
+        self._record([*found.results, *distances.of_reconstructions()], step)
         if found.histogram is not None:
             write_json(self.folder / "codebook.json", found.histogram)
         save_clips(
@@ -99,13 +101,18 @@ class Evaluation:
         folder, shown = self.folder / "samples", self.options["shown"]
         folder.mkdir(exist_ok=True)
         np.save(folder / "samples.npy", pixels)
-        self._record(measure.measure_samples(pixels, asked, self.data), step)
+        distances = self._distances()
+        distances.see("samples", pixels)
+        self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples()], step)
         for index, name in enumerate(self.data.class_names):
             chosen = pixels[asked.labels == index][:shown]
             if len(chosen):
                 save_clips(folder, f"class-{index}", chosen, title=name, order=index)
         if not self.data.class_names:
             self._show_nearest(pixels[:shown], step)
+
+    def _distances(self) -> Distances:
+        return Distances(self.folder, self.data.shape, self.device)
 
     def _show_nearest(self, pixels: np.ndarray, step: int) -> None:
         near, decibel, sources = measure.nearest_clips(pixels, self.data)

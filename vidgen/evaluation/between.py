@@ -84,8 +84,8 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
     pairs = {name: build("metrics", recipe).to(looking.device) for name, (recipe, _) in chosen.items() if name not in sets}
     if sets and protocol.data.frames < extractor.min_frames:
         raise UserError(
-            f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the protocol's "
-            f"have {protocol.data.frames}: give protocol.data.frames={extractor.min_frames}, or another extractor."
+            f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the "
+            f"protocol's have {protocol.data.frames}: give protocol.data.frames={extractor.min_frames}, or another extractor."
         )
     found = Comparison(fake=fake.name, real=real.name, protocol=protocol)
     features = {}
@@ -207,9 +207,9 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
     metric = measured(real, fake)
     if hasattr(metric, "estimate"):
         estimate = metric.estimate()
-        add(name, estimate.value, estimate.error)
-        if getattr(estimate, "infinite", None) is not None:
-            add(f"{name}_infinite", estimate.infinite, estimate.infinite_error)
+        add(name, estimate.value, estimate.standard_error)
+        if estimate.extrapolated is not None:
+            add(f"{name}_extrapolated", estimate.extrapolated, estimate.extrapolated_error)
         found.warnings += [f"{name}: {warning}" for warning in estimate.warnings]
         return
     value = metric.compute()

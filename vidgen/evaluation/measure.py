@@ -118,9 +118,21 @@ def added_metrics() -> dict[str, Any]:
 
 
 def measure_tokenizer(
-    tokenizer: Any, data: Data, *, split: str, count: int, batch_size: int, shown: int, device: torch.device, precision: Precision
+    tokenizer: Any,
+    data: Data,
+    *,
+    split: str,
+    count: int,
+    batch_size: int,
+    shown: int,
+    device: torch.device,
+    precision: Precision,
+    see: Callable[[str, np.ndarray], None] = lambda subject, pixels: None,
 ) -> Measured:
-    """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass."""
+    """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass.
+
+    ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
+    """
     psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
     mean_frame, last_frame, before = PSNR(), PSNR(), PSNR()
     added = {name: metric.to(device) for name, metric in added_metrics().items()}
@@ -154,6 +166,8 @@ def measure_tokenizer(
         actions = batch["actions"].numpy() if "actions" in batch else None
         originals.update(source, labels, actions)
         again.update(pixels, labels, actions)
+        see("originals", source)
+        see("reconstructions", pixels)
         if seen < shown:
             examples.append((source[: shown - seen], pixels[: shown - seen]))
         seen += len(pixels)

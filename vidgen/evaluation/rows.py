@@ -240,7 +240,7 @@ JUDGED = {
 }
 """Measures of a world's judge, which exist of each of ``SUBJECTS``: the second part of a name."""
 
-MEASURES = {
+MEASURES: dict[str, Measure] = {
     "reconstruction/psnr": Measure(
         "PSNR", "dB", "higher", "Closeness of reconstructed pixels to the original's: the mean over frames, over RGB."
     ),
@@ -284,13 +284,47 @@ MEASURES = {
     "generator/sample_flops": Measure(
         "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with the recipe's steps and guidance."
     ),
+    "reconstruction/motion_fd": Measure(
+        "motion-FD of reconstructions",
+        "",
+        "lower",
+        "Frechet distance between reconstructions and their originals in the features of the embedded extractor. Not FVD.",
+    ),
+    "reconstruction/motion_fd_extrapolated": Measure(
+        "motion-FD of reconstructions, extrapolated", "", "lower", "The same for sets without end."
+    ),
+    "samples/motion_fd": Measure(
+        "motion-FD", "", "lower", "Frechet distance between samples and unseen clips by the embedded extractor. Not FVD."
+    ),
+    "samples/motion_fd_extrapolated": Measure(
+        "motion-FD, extrapolated", "", "lower", "The same for sets without end, by its fall with the number of clips."
+    ),
+    "samples/motion_fd_reconstructions": Measure(
+        "motion-FD to reconstructions",
+        "",
+        "lower",
+        "The same against the tokenizer's own reconstructions: what of the distance is the generator's.",
+    ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
     ),
     "loss/total": Measure("Loss", "", "lower", "What training minimises."),
     "lr": Measure("Learning rate", "", None, "As scheduled."),
     "grad_norm": Measure("Gradient norm", "", None, "Before clipping."),
-} | {f"{subject}/{name}": measure for subject in SUBJECTS for name, measure in JUDGED.items()}
+}
+MEASURES |= {f"{subject}/{name}": measure for subject in SUBJECTS for name, measure in JUDGED.items()}
+MEASURES |= {
+    "fake/frechet": Measure("Frechet distance", "", "lower", "Between the features of both sets, as normal distributions."),
+    "fake/frechet_extrapolated": Measure(
+        "Frechet distance, extrapolated", "", "lower", "The same for sets without end: most of it at few clips is bias."
+    ),
+    "fake/kvd": Measure("KVD", "", "lower", "Squared maximum mean discrepancy of features, unbiased; cubic kernel."),
+    "fake/jedi": Measure("JEDi", "", "lower", "Squared maximum mean discrepancy of features, biased; quadratic kernel."),
+    "fake/precision": Measure("Precision", "%", "higher", "Generated clips within the neighbourhood of a real one."),
+    "fake/recall": Measure("Recall", "%", "higher", "Real clips within the neighbourhood of a generated one."),
+    "fake/density": Measure("Density", "", "higher", "How many real neighbourhoods a generated clip is in, against expectation."),
+    "fake/coverage": Measure("Coverage", "%", "higher", "Real clips with a generated one among their nearest."),
+}
 """What each name of a figure means. Names that are not here are shown too, as they are written."""
 
 
@@ -302,7 +336,7 @@ def measure(name: str) -> Measure:
     known = MEASURES.get(name) or MEASURES.get(name.rpartition("/")[0])
     if known is None:
         subject, _, what = name.partition("/")
-        if subject == "reconstruction" and what in preset_names("metric"):
+        if subject in ("reconstruction", "fake") and what in preset_names("metric"):
             return _added(what)
         words = name.replace("/", ": ").replace("_", " ")
         return Measure(words[:1].upper() + words[1:], "", None, "")

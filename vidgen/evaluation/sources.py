@@ -1,14 +1,13 @@
 """Where clips to be compared come from: a folder, an array, a data set's split, a run's samples or its reconstructions.
 
-A source is named in one word, as one types it: ``VIDEOS`` (a folder of videos, or of folders of frames), ``clips.npy``,
-``clips.npz``, ``worlds:test`` (a data set that is built in, drawn at the protocol's size), ``runs/latest`` (samples of a run),
+A source is named in one word, as one types it: ``VIDEOS`` (any layout that ``data=folder`` reads: videos, folders of frames,
+arrays, lists), ``worlds:test`` (a data set that is built in, drawn at the protocol's size), ``runs/latest`` (samples of a run),
 ``runs/latest:test`` (clips that its data holds out) and ``runs/latest:reconstructions`` (what its tokenizer makes of these).
 All give 8-bit frames, so that what a player would show is what is measured.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,8 @@ from vidgen.config import load, names
 from vidgen.data import decode
 from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.folder.cache import fit
-from vidgen.data.folder.layout import video_names
+from vidgen.data.folder.layout import read_table
+from vidgen.data.folder.table import Item, UnreadableError
 from vidgen.errors import UserError, did_you_mean
 from vidgen.evaluation.measure import Precision, ask, draw_samples
 from vidgen.evaluation.protocol import DataRule
@@ -34,9 +34,9 @@ from vidgen.protocols import Data
 from vidgen.registry import build
 
 Pixels = NDArray[np.uint8]
-Frames = Callable[[], Iterable[Pixels]]
+Frame = tuple[Pixels, float]
+Frames = Callable[[], Iterable[Frame]]
 SPLITS = ("train", "val", "test")
-IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 RECONSTRUCTIONS = "reconstructions"
 
 
@@ -114,10 +114,8 @@ def open_source(text: str, rule: DataRule, drawing: Drawing, *, generated: bool)
     path = Path(text).expanduser()
     if _is_run(path):
         return _samples(text, path, rule, count, drawing)
-    if path.suffix in (".npy", ".npz") and path.is_file():
-        return _cut_source(text, _array(path), rule, stride, count)
-    if path.is_dir():
-        return _cut_source(text, _videos(path), rule, stride, count)
+    if path.exists():
+        return _files(text, path, rule, stride, count, generated=generated)
     raise UserError(
         f"'{text}' is no source of clips.{did_you_mean(place or text, names('data'))} Give a folder of videos or of folders of "
         "frames, an .npy or .npz file, a run (its samples), RUN:test, RUN:reconstructions, or a data set with a split, "
@@ -151,9 +149,9 @@ def _split(text: str, data: Data, part: str, rule: DataRule, count: int | None) 
 
     def clips() -> Iterator[tuple[str, Pixels]]:
         for index in range(data.size(part) if count is None else min(count, data.size(part))):
-            yield f"{part}/{index}", sized(data.clip(part, index)["video"][: rule.frames], rule)
+            yield f"{part}/{index}", sized_clip(data.clip(part, index)["video"], rule)
 
-    return Source(name=text, fingerprint=_digest(data.fingerprint, part, count, asdict(rule)), clips=clips)
+    return Source(name=text, fingerprint=hub.fingerprint(data.fingerprint, part, count, asdict(rule)), clips=clips)
 
 
 def _samples(text: str, run: Path, rule: DataRule, count: int | None, drawing: Drawing) -> Source:
@@ -176,10 +174,10 @@ def _samples(text: str, run: Path, rule: DataRule, count: int | None, drawing: D
             progress=drawing.progress,
         )
         for index, clip in enumerate(pixels):
-            yield f"sample {index}", sized(clip[: rule.frames], rule)
+            yield f"sample {index}", sized_clip(clip, rule)
 
     weights = hub.weights_hash(model.generator), hub.weights_hash(model.tokenizer)
-    return Source(name=text, fingerprint=_digest(*weights, drawing.options, len(asked.labels), asdict(rule)), clips=clips)
+    return Source(name=text, fingerprint=hub.fingerprint(*weights, drawing.options, len(asked.labels), asdict(rule)), clips=clips)
 
 
 def rule_count(count: int | None, data: Data) -> int:
@@ -199,10 +197,10 @@ def _reconstructions(text: str, run: Path, data: Data, rule: DataRule, count: in
                 video = to_video(batch["video"].to(drawing.device))
                 pixels = to_pixels(tokenizer.decode(tokenizer.encode(video)))
             for clip in pixels:
-                yield f"test/{index}", sized(clip[: rule.frames], rule)
+                yield f"test/{index}", sized_clip(clip, rule)
                 index += 1
 
-    fingerprint = _digest(hub.weights_hash(tokenizer), data.fingerprint, count, asdict(rule))
+    fingerprint = hub.fingerprint(hub.weights_hash(tokenizer), data.fingerprint, count, asdict(rule))
     return Source(name=text, fingerprint=fingerprint, clips=clips)
 
 
@@ -214,38 +212,55 @@ def _check_length(text: str, frames: int, rule: DataRule) -> None:
         )
 
 
-def _cut_source(text: str, videos: dict[str, tuple[str, Frames]], rule: DataRule, stride: int, count: int | None) -> Source:
-    """Clips of whole videos, each by its name with a hash of its bytes and a way to go through its frames."""
+def _files(text: str, path: Path, rule: DataRule, stride: int, count: int | None, *, generated: bool) -> Source:
+    """Clips of the videos of whatever layout lies at ``path``; of real ones that say their split, those of the rule's."""
+    _, table = read_table(str(path), classes=False)
+    items = table.items
+    if not generated and rule.split != "all" and any(item.split for item in items):
+        items = [item for item in items if item.split == rule.split]
+        if not items:
+            raise UserError(f"{text} has no videos in the split '{rule.split}' of the protocol: say protocol.data.split=all.")
+    hashes, broken = [], list(table.skipped)
+    for item in items:
+        try:
+            hashes.append((item, item.source.sha256()))
+        except (UnreadableError, decode.DecodeError) as error:
+            broken.append((item.name, str(error)))
 
     def clips() -> Iterator[tuple[str, Pixels]]:
-        source.skipped.clear()
-        return islice(_cut_all(videos, rule, stride, source.skipped), count)
+        source.skipped[:] = broken
+        return islice(_cut_all([item for item, _ in hashes], rule, stride, source.skipped), count)
 
-    hashes = [(name, sha256) for name, (sha256, _) in videos.items()]
-    source = Source(name=text, fingerprint=_digest(hashes, stride, count, asdict(rule)), clips=clips)
+    names = [(item.name, sha256) for item, sha256 in hashes]
+    source = Source(name=text, fingerprint=hub.fingerprint(names, stride, count, asdict(rule)), clips=clips)
     return source
 
 
-def _cut_all(
-    videos: dict[str, tuple[str, Frames]], rule: DataRule, stride: int, skipped: list[tuple[str, str]]
-) -> Iterator[tuple[str, Pixels]]:
-    for name, (_, frames) in videos.items():
+def _cut_all(items: Iterable[Item], rule: DataRule, stride: int, skipped: list[tuple[str, str]]) -> Iterator[tuple[str, Pixels]]:
+    for item in items:
         found = 0
         try:
-            for found, clip in enumerate(cut(frames, rule, stride, name), start=1):
-                yield (name if rule.clip != "all" else f"{name} {found}"), clip
-        except decode.DecodeError as error:
-            skipped.append((name, str(error)))
+            for found, clip in enumerate(cut(partial(item.source.frames, rule.fps), rule, stride, item.name), start=1):
+                yield (item.name if rule.clip != "all" else f"{item.name} {found}"), clip
+        except (UnreadableError, decode.DecodeError) as error:
+            skipped.append((item.name, str(error)))
             continue
         if not found:
-            skipped.append((name, f"it has fewer than the {(rule.frames - 1) * stride + 1} frames needed"))
+            skipped.append((item.name, f"it has fewer than the {(rule.frames - 1) * stride + 1} frames needed"))
 
 
 def cut(frames: Frames, rule: DataRule, stride: int, name: str) -> Iterator[Pixels]:
-    """The clips that ``rule`` takes of one video, uint8 (T, H, W, 3), in memory that does not grow with its length."""
+    """The clips that ``rule`` takes of one video, uint8 (T, H, W, 3), in memory that does not grow with its length.
+
+    Args:
+        frames: goes through the frames, each with the width of its pixels over their height.
+        rule: which to take.
+        stride: every such frame.
+        name: of the video, from which random starts are drawn.
+    """
     length = (rule.frames - 1) * stride + 1
     if rule.clip == "random":
-        windows = _one_at_random(frames(), length, int(_digest(rule.seed, name)[:16], 16))
+        windows = _one_at_random(frames(), length, int(hub.fingerprint(rule.seed, name)[:16], 16))
     else:
         before = max(0, (sum(1 for _ in frames()) - length) // 2) if rule.clip == "center" else 0
         rest = islice(frames(), before, None)
@@ -253,12 +268,12 @@ def cut(frames: Frames, rule: DataRule, stride: int, name: str) -> Iterator[Pixe
         windows = windows if rule.clip == "all" else islice(windows, 1)
     for window in windows:
         if len(window) == length:
-            yield sized(np.stack([sized_frame(frame, rule) for frame in window[::stride]]), rule)
+            yield np.stack([sized(frame, rule, aspect) for frame, aspect in window[::stride]])
 
 
-def _one_at_random(frames: Iterable[Pixels], length: int, seed: int) -> Iterator[list[Pixels]]:
+def _one_at_random(frames: Iterable[Frame], length: int, seed: int) -> Iterator[list[Frame]]:
     """One window of ``length`` frames, every start equally likely though their number is not known before the end."""
-    drawn, window, chosen = np.random.default_rng(seed), deque[Pixels](maxlen=length), list[Pixels]()
+    drawn, window, chosen = np.random.default_rng(seed), deque[Frame](maxlen=length), list[Frame]()
     starts = 0
     for frame in frames:
         window.append(frame)
@@ -269,79 +284,18 @@ def _one_at_random(frames: Iterable[Pixels], length: int, seed: int) -> Iterator
     yield chosen
 
 
-def sized(clip: Pixels, rule: DataRule) -> Pixels:
-    """A clip with its frames in the rule's size."""
-    if rule.height is None or clip.shape[1:3] == (rule.height, rule.width):
-        return clip
-    return np.stack([sized_frame(frame, rule) for frame in clip])
+def sized_clip(clip: Pixels, rule: DataRule) -> Pixels:
+    """The first frames of a clip, as many as the rule compares, in its size."""
+    return np.stack([sized(frame, rule) for frame in clip[: rule.frames]])
 
 
-def sized_frame(frame: Pixels, rule: DataRule) -> Pixels:
+def sized(frame: Pixels, rule: DataRule, pixel_aspect: float = 1.0) -> Pixels:
     """A frame in the rule's size: its largest centred part of that shape, or the whole, squashed."""
     if rule.height is None or rule.width is None or frame.shape[:2] == (rule.height, rule.width):
         return frame
-    squash = rule.crop == "squash"
     rows, columns = frame.shape[:2]
-    aspect = (rule.width / columns) / (rule.height / rows) if squash else 1.0
-    return fit(frame, rule.height, rule.width, pixel_aspect=aspect)
-
-
-def _videos(root: Path) -> dict[str, tuple[str, Frames]]:
-    """Every video below a folder, or every folder of frames where there is none."""
-    folders = sorted({path.parent for path in root.rglob("*") if path.suffix.lower() in IMAGES})
-    if folders and not any(path.suffix.lower() in decode.EXTENSIONS for path in root.rglob("*")):
-        return {place.relative_to(root).as_posix(): _frame_folder(place) for place in folders}
-    return {name: (_file_hash(root / name), _reader(root / name)) for name in video_names(root)}
-
-
-def _reader(path: Path) -> Frames:
-    return lambda: (frame for _, frame in decode.frames(path))
-
-
-def _frame_folder(place: Path) -> tuple[str, Frames]:
-    """The pictures of one folder in the order of their names, numbers in them as numbers."""
-    files = sorted((path for path in place.iterdir() if path.suffix.lower() in IMAGES), key=_natural)
-
-    def frames() -> Iterator[Pixels]:
-        from PIL import Image
-
-        for file in files:
-            with Image.open(file) as image:
-                yield np.asarray(image.convert("RGB"))
-
-    return _digest([(file.name, _file_hash(file)) for file in files]), frames
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A key that puts frame 10 after frame 9."""
-    import re
-
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.stem)]
-
-
-def _array(path: Path) -> dict[str, tuple[str, Frames]]:
-    """The videos of an array (N, T, H, W, 3) of uint8, or of the one such array of an npz file."""
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    arrays = {"": loaded} if path.suffix == ".npy" else {name: loaded[name] for name in loaded.files}
-    fitting = [array for array in arrays.values() if array.ndim == 5 and array.shape[-1] == 3 and array.dtype == np.uint8]
-    if len(fitting) != 1:
-        found = ", ".join(f"{name or 'array'} {array.dtype} {array.shape}" for name, array in arrays.items())
-        raise UserError(f"{path} does not hold one array of uint8 videos (N, T, H, W, 3), but {found}: save it as that.")
-    (videos,) = fitting
-    sha256 = _file_hash(path)
-    return {f"{index}": (f"{sha256}/{index}", partial(iter, video)) for index, video in enumerate(videos)}
-
-
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): mend its permissions, or move it away.") from error
-
-
-def _digest(*values: object) -> str:
-    return hub.fingerprint(*values)
+    squashed = (rule.width / columns) / (rule.height / rows)
+    return fit(frame, rule.height, rule.width, squashed if rule.crop == "squash" else pixel_aspect)
 
 
 def _size(shape: tuple[int, ...]) -> str:

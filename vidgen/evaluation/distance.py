@@ -1,0 +1,89 @@
+"""How far a run's reconstructions and samples are from unseen clips, in the features of the embedded extractor: motion-FD.
+
+It is no FVD, and never called that: the extractor is small, of our own, and trained on the worlds. A distance in its features
+compares with others by the same protocol, whose hash every figure carries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vidgen.data.batches import to_video
+from vidgen.evaluation.measure import Result
+from vidgen.evaluation.protocol import preset
+from vidgen.extractors.motion import Motion
+from vidgen.latents import Shape
+from vidgen.metrics.frechet import frechet
+
+CONFIDENCE = 1.96
+BATCH = 64
+
+
+class Distances:
+    """Features of originals, of reconstructions and of samples, and the distances between them.
+
+    Args:
+        folder: the run; what was seen of originals and reconstructions is kept there for the samples that come later.
+        shape: (T, H, W) of the clips.
+        device: of the extractor.
+    """
+
+    def __init__(self, folder: Path, shape: Shape, device: torch.device) -> None:
+        self.path = folder / "features.npz"
+        self.extractor = Motion().to(device)
+        self.possible = shape[0] >= self.extractor.min_frames
+        size = {"frames": shape[0], "height": shape[1], "width": shape[2]}
+        self.protocol = preset("run", {"data": size}).with_extractor(self.extractor.rule)
+        self.device = device
+        self.seen: dict[str, list[torch.Tensor]] = {}
+
+    def see(self, subject: str, pixels: np.ndarray) -> None:
+        """Takes in uint8 clips (B, T, H, W, 3) of ``originals``, ``reconstructions`` or ``samples``; none that are too short."""
+        if self.possible:
+            for some in torch.from_numpy(pixels).split(BATCH):
+                self.seen.setdefault(subject, []).append(self.extractor(to_video(some.to(self.device))).cpu())
+
+    def of_reconstructions(self) -> list[Result]:
+        """Their distance from their originals; both are kept for the samples."""
+        if not self.possible:
+            return []
+        originals, again = (torch.cat(self.seen[name]) for name in ("originals", "reconstructions"))
+        np.savez(self.path, originals=originals.numpy(), reconstructions=again.numpy())
+        return self._results("reconstruction/motion_fd", again, originals)
+
+    def of_samples(self) -> list[Result]:
+        """Their distance from unseen clips, and from the tokenizer's reconstructions of these."""
+        if not self.possible or not self.path.is_file():
+            return []
+        with np.load(self.path, allow_pickle=False) as kept:
+            originals, again = (torch.from_numpy(kept[name]) for name in ("originals", "reconstructions"))
+        samples = torch.cat(self.seen["samples"])
+        return [
+            *self._results("samples/motion_fd", samples, originals),
+            *self._results("samples/motion_fd_reconstructions", samples, again)[:1],
+        ]
+
+    def _results(self, name: str, fakes: torch.Tensor, reals: torch.Tensor) -> list[Result]:
+        """The distance with its interval, and what it would be of sets without end."""
+        if min(len(fakes), len(reals)) < 2:
+            return []
+        found = frechet(fakes, reals)
+        figures = {
+            name: (found.value, found.standard_error),
+            f"{name}_extrapolated": (found.extrapolated, found.extrapolated_error),
+        }
+        rule = f"{self.protocol.label}, {len(reals)} real clips"
+        return [
+            Result(
+                name=key,
+                value=value,
+                n=len(fakes),
+                protocol=rule,
+                interval=None if error is None else (value - CONFIDENCE * error, value + CONFIDENCE * error),
+            )
+            for key, (value, error) in figures.items()
+            if value is not None
+        ]
