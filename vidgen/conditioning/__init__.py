@@ -19,6 +19,8 @@ from vidgen.samplers.guidance import Guidance, GuidanceOptions
 
 __all__ = ["Conditioner", "Part"]
 
+UNGUIDED = GuidanceOptions()
+
 GIVEN_BY = {"num_classes": "labels", "num_actions": "actions"}
 """What of the data a part needs at least one of, and how it is called."""
 
@@ -51,7 +53,7 @@ class Conditioner(nn.Module):
         num_classes: int = 0,
         num_actions: int = 0,
         vocabulary: Sequence[str] = (),
-        guidance: GuidanceOptions = GuidanceOptions(),
+        guidance: GuidanceOptions = UNGUIDED,
     ) -> None:
         super().__init__()
         self.guidance = guidance
