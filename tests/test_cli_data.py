@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent / "data"))
 from footage import grey, noise, write, write_lossless, write_pictures
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 
 from vidgen.cli import main
 from vidgen.cli.compose import compose
