@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from footage import number, write
 
 from vidgen import viz
 from vidgen.data import decode
@@ -26,17 +27,6 @@ from vidgen.errors import UserError
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "video"
 needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason=f"the real videos are not there ({ASSETS})")
-
-
-def write(path, count=12, tone=0, size=(24, 32), fps=10):
-    """A video whose frame n is grey of value 4 n + tone, so that a frame tells its number; tones keep files distinct."""
-    values = (4 * np.arange(count) + tone).astype(np.uint8)
-    viz.write_mp4(path, np.broadcast_to(values[:, None, None, None], (count, *size, 3)), fps=fps)
-
-
-def number(frame, tone=0):
-    """The number of a frame, from its colour; the margin keeps clear of the padding of odd sizes."""
-    return round((float(frame[2:-2, 2:-2].mean()) - tone) / 4)
 
 
 @pytest.fixture

@@ -31,14 +31,14 @@ WANTED = "uint8 of the shape [N,T,H,W,C] or [T,H,W,C], with 1, 3 or 4 channels l
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames ``begin`` to ``end`` of an array, or the whole of video ``row`` of an array of videos.
+    """An array of frames or a part of one in HDF5, or video ``row`` of an array of videos.
 
     Attributes:
         path: the file.
         key: the array's name in it; empty for npy.
-        row: which of the videos; None where the array is one, or frames of many end to end.
-        begin: the first frame.
-        end: the frame after the last; None for all there are.
+        row: which of the videos; None where the array is one, or, in HDF5, frames of many end to end.
+        begin: in HDF5 the first frame.
+        end: in HDF5 the frame after the last.
         moves: the name of the actions' array in the same file; empty for none.
     """
 
@@ -82,8 +82,11 @@ class Frames:
         return moves.astype(np.int64)
 
     def _pixels(self) -> Any:
-        array = _array(self.path, self.key)
-        pixels = array[self.begin : self.end] if self.row is None else array[self.row]
+        if self.path.suffix.lower() in HDF5:
+            pixels = _hdf5_rows(self.path, self.key, self.begin, self.end)
+        else:
+            array = _array(self.path, self.key)
+            pixels = array if self.row is None else array[self.row]
         if len(pixels) == 0:
             raise DecodeError("it holds no frame")
         return pixels
@@ -94,13 +97,22 @@ def _rgb(frame: NDArray[np.uint8]) -> Pixels:
     return np.ascontiguousarray(np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame[..., :3])
 
 
+def _hdf5_rows(path: Path, key: str, begin: int, end: int | None) -> Any:
+    """Some rows of an array; the file is closed again, for it is locked while it is open."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return file[key][begin:end]
+    except PermissionError as error:
+        raise UnreadableError(error.strerror or str(error)) from error
+    except (OSError, KeyError) as error:
+        raise DecodeError(f"it is damaged ({_one_line(error)})") from error
+
+
 @lru_cache(maxsize=2)
 def _opened(path: Path, key: str, stamp: tuple[int, ...]) -> Any:
-    """An array that is mapped (npy), decompressed (npz) or read as it is asked for (HDF5); the last two are kept."""
-    if path.suffix.lower() in HDF5:
-        import h5py
-
-        return h5py.File(path, "r")[key]
+    """An array that is mapped (npy) or decompressed (npz); the last two are kept, for they may hold many videos."""
     opened = np.load(path, mmap_mode="r", allow_pickle=False)
     return opened[key] if key else opened
 

@@ -177,6 +177,7 @@ def _counts(values: Iterator[str | None], most: int = 8) -> str:
 
 def _quoted(value: str) -> str:
     """A value as Hydra reads it: in quotes of its own where it holds more than letters, digits and the marks of paths."""
-    if re.fullmatch(r"[A-Za-z0-9_./~+-]+", value):
+    if re.fullmatch(r"[A-Za-z0-9_./+-]+", value):
         return value
-    return "'" + re.sub(r"(\\*)'", r"\1\1\'", value) + "'"
+    # Backslashes before a quote, the closing one too, are read in pairs, and all others as they are.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value) + "'"

@@ -207,9 +207,12 @@ def plan_shards(items: Sequence[Item], folder: Path, shards: int) -> list[Shard]
     by_split: dict[str, list[Item]] = {}
     for item in items:
         by_split.setdefault(item.split or "data", []).append(item)
+    counts = dict.fromkeys(by_split, 1)
+    for _ in range(len(counts), min(shards, len(items))):
+        counts[max(counts, key=lambda split: len(by_split[split]) / counts[split])] += 1
     planned = []
     for split, own in by_split.items():
-        count = min(len(own), max(1, round(shards * len(own) / len(items))))
+        count = counts[split]
         cuts = [len(own) * k // count for k in range(count + 1)]
         planned += [
             Shard(path=folder / f"{split}-{k:06d}.tar", items=own[begin:end])
