@@ -50,6 +50,7 @@ SHOWN = (
     "samples/law_legal",
     "samples/class_accuracy",
     "samples/law_residual",
+    "samples/motion_fd",
     "samples/nearest_psnr",
 )
 """The columns of the short table, where any run has them."""
@@ -93,6 +94,7 @@ def _of_runs() -> list[Path]:
 
 def _short(name: str, found: Sequence[Line]) -> str:
     columns = [column for column in SHOWN if any(column in line.rows for line in found)]
+    _one_protocol_each(name, found, columns)
     settings = any(line.settings for line in found)
     head = ["Tokenizer", "Generator", *(["Settings"] if settings else []), "Seeds", *map(_heading, columns)]
     body = [
@@ -108,6 +110,22 @@ def _short(name: str, found: Sequence[Line]) -> str:
     data = ", ".join(dict.fromkeys(line.origin.data for line in found))
     title = f"**{name}**" if name == data else f"**{name}** ({data})"
     return f"{title}\n\n{_table(head, body)}\n\n{_legend(found, columns)}"
+
+
+def _one_protocol_each(name: str, found: Sequence[Line], columns: Iterable[str]) -> None:
+    """Sees that no column holds figures of two protocols, which are told by the ``name@hash`` in their words.
+
+    Raises:
+        UserError: naming the column and the protocols.
+    """
+    for column in columns:
+        rules = [row.protocol or "" for line in found for row in line.rows.get(column, ())]
+        labels = {word.strip(",") for rule in rules for word in rule.split() if "@" in word}
+        if len(labels) > 1:
+            raise UserError(
+                f"The column {column} of {name}.jsonl holds figures of {' and of '.join(sorted(labels))}, which cannot be "
+                "compared: measure the runs again by one protocol ('vidgen eval'), or collect them under another name."
+            )
 
 
 def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
@@ -141,6 +159,7 @@ def _long(name: str, found: Sequence[Line]) -> str:
     columns = [f"{i}" for i in range(1, len(found) + 1)]
     names = {row for line in found for row in line.rows}
     order = [*(known for known in MEASURES if known in names), *sorted(names.difference(MEASURES))]
+    _one_protocol_each(name, found, order)
     body = [[_heading(row), *(line.text(row) for line in found)] for row in order]
     keys = "\n".join(f"{i}. {_entry(line)}" for i, line in zip(columns, found, strict=True))
     return f"## {name}\n\n{keys}\n\n{_table(['Measure', *columns], body)}\n\n{_rules(found, order)}"

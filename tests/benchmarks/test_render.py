@@ -57,6 +57,20 @@ def test_seeds_of_one_recipe_are_averaged(make_run: Make, results: Path) -> None
     assert "± is the deviation over seeds" in render.results()
 
 
+def test_a_column_never_holds_figures_of_two_protocols(make_run: Make, results: Path) -> None:
+    def add(run: str, protocol: str) -> None:
+        made = make_run(run, seed=0, command=f"vidgen fit {run}", rows=(result("samples/motion_fd", 3.0, protocol=protocol),))
+        collect.add("runs", made, results)
+
+    add("run-0", "run@0123abcd, 256 real clips")
+    add("run-1", "run@0123abcd, 128 real clips")
+    assert len(cells(render.all_results())) > 1
+    add("run-2", "run@4567abcd, 256 real clips")
+    for table in (render.results, render.all_results):
+        with pytest.raises(UserError, match="samples/motion_fd of runs.jsonl holds figures of run@0123abcd and of run@4567abcd"):
+            table()
+
+
 def test_recipes_stay_apart_and_say_what_sets_them_apart(make_run: Make, results: Path) -> None:
     for name, depth in (("a", 2), ("b", 4)):
         command = f"vidgen fit tokenizer=lfq generator.depth={depth} seed=0 trainer.precision=bf16"
