@@ -19,6 +19,7 @@ from typing import Any
 
 import learn
 import rates
+import sensitivity
 import sweeps
 import timing
 from lines import Line, lines
@@ -88,7 +89,7 @@ def all_results() -> str:
 
 
 def _of_runs() -> list[Path]:
-    others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem}
+    others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem, sensitivity.RESULTS.stem}
     return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in others]
 
 
@@ -313,6 +314,19 @@ def sweeping() -> str:
     return "\n\n".join([*shown, said]) if shown else "Not run yet: `python benchmarks/sweeps.py RUN`."
 
 
+def corrupted() -> str:
+    """What each measure makes of clips that were spoilt in known ways."""
+    tables = [f"**{title}**\n\n{_table(head, body)}" for (_, title), (head, body) in sensitivity.bodies().items()]
+    if not tables:
+        return "Not run yet: `python benchmarks/corruptions.py`."
+    found = sensitivity.points()
+    counts = {point.world: point.clips for point in found}
+    sets = sum(point.corruption == sensitivity.FRESH for point in found) // len(counts)
+    said = "; ".join(f"{world}: {count} clips a row" for world, count in counts.items())
+    commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in sensitivity.rows()))
+    return "\n\n".join([*tables, f"{said}, {sets} sets of fresh ones. Measured at {commits}."])
+
+
 def experiments() -> str:
     """The presets of whole experiments."""
     return _table(
@@ -369,6 +383,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tokenizer-benchmark": comparison,
     "learning": learning,
     "sweeps": sweeping,
+    "corruptions": corrupted,
     "measures": measures,
     "tolerances": tolerances,
     "proofs": proofs,

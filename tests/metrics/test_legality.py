@@ -482,7 +482,7 @@ def test_the_summary_counts(default):
     summary = default.judge(video, default.label[some], default.actions[some]).summary()
     assert summary["appearance_legal"] == Measure(0.75, 20, wilson(15, 20))
     assert summary["count_correct"].value == 0.75
-    assert summary["presence"] == Measure(pytest.approx(1 - 5 / 20 / 17), 20)
+    assert summary["presence"] == Measure(pytest.approx(1 - 5 / 20 / 17), 20, of=20)
     assert set(summary) == {
         "appearance_legal", "law_legal", "parse_rate", "count_correct", "presence", "color_constant", "shape_constant",
         "size_error", "stray", "law_residual", "travel", "class_accuracy",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from vidgen.data.worlds import ACTIONS, Worlds
 from vidgen.data.worlds.fit import track
 from vidgen.data.worlds.parse import SEEN, Parsed, near_wall, parse, profile
+from vidgen.data.worlds.recipe import Recipe
 from vidgen.errors import UserError
 
 Array = NDArray[np.float64]
@@ -57,11 +59,16 @@ PACED = 4
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One number with what it was measured on: ``n`` clips and, for a share of them, its 95 % Wilson interval."""
+    """One number with what it was measured on: ``n`` clips and, for a share of them, its 95 % Wilson interval.
+
+    ``of`` is how many clips it was asked of, where that is known: what could not be read in the others speaks against them, not
+    for them.
+    """
 
     value: float
     n: int
     interval: tuple[float, float] | None = None
+    of: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Verdicts:
         means = {name: values[np.isfinite(values)] for name, values in means.items()}
         return {
             **{name: Measure(float(flags.mean()), n, wilson(int(flags.sum()), n)) for name, flags in shares.items()},
-            **{name: Measure(float(v.mean()) if len(v) else math.nan, len(v)) for name, v in means.items()},
+            **{name: Measure(float(v.mean()) if len(v) else math.nan, len(v), of=n) for name, v in means.items()},
         }
 
 
@@ -161,9 +168,16 @@ class Legality:
         labels = np.asarray(labels)
         if actions is not None:
             actions = np.asarray(actions)
-        self._check(videos, labels, actions)
-        parsed = parse(videos, self.recipe)
-        sharp = parsed.clear & (parsed.misfit <= MISFIT) & (parsed.off <= OFF)
+        self.check(videos, labels, actions)  # before the reading, which takes longer
+        return self.judge(parse(videos, self.recipe), labels, actions)
+
+    def judge(self, parsed: Parsed, labels: NDArray[np.int64], actions: NDArray[np.int64] | None = None) -> Verdicts:
+        """The same of clips that have been read already, for whoever measures more of them than this.
+
+        Raises `UserError` as a call does.
+        """
+        self.check(parsed.seen, labels, actions)
+        sharp = sharp_frames(parsed)
         readable, looks, measures = self._appearance(parsed, labels, sharp)
         moves, residual, nearest = self._law(parsed, labels, actions, sharp)
         return Verdicts(
@@ -177,7 +191,8 @@ class Legality:
             **measures,
         )
 
-    def _check(self, videos: NDArray[np.uint8], labels: NDArray[np.int64], actions: NDArray[np.int64] | None) -> None:
+    def check(self, videos: NDArray[Any], labels: NDArray[np.int64], actions: NDArray[np.int64] | None) -> None:
+        """Raise what a call would raise: ``videos`` may be anything of shape (N, T, ...)."""
         families = self.recipe.families
         if labels.shape != videos.shape[:1] or not ((labels >= 0) & (labels < len(families))).all():
             raise UserError(
@@ -277,12 +292,7 @@ class Legality:
 
     def _beside_wall(self, parsed: Parsed, rows: NDArray[np.int64], position: Array) -> Flags:
         """Whether, in every frame, as much of each object shows as a lawful motion behind the wall would leave."""
-        share = np.zeros(parsed.seen[rows].shape)
-        edges = parsed.wall[rows][:, None, None] - position[..., :1]
-        for j, name in enumerate(self.recipe.shapes):
-            offsets, shares = profile(name)
-            left, right = np.moveaxis(np.interp(edges / parsed.full[rows][:, None, :, None], offsets, shares), -1, 0)
-            share = np.where(parsed.shape[rows][:, None] == j, 1 - right + left, share)
+        share = beside_wall(self.recipe, position, parsed.shape[rows], parsed.full[rows], parsed.wall[rows])
         area = parsed.full[rows][:, None] ** 2
         # What is too small to be seen may be there or not.
         unseen = np.minimum(share, SEEN * self.recipe.radius[0] ** 2 / area)
@@ -302,6 +312,22 @@ class Legality:
                 last[way] = np.where(parsed.seen[:, frame], going[:, frame], last[way])
                 behind[way][:, frame] = last[way]
         return np.asarray(~parsed.seen & behind[0] & behind[1] & parsed.seen.any(1, keepdims=True))
+
+
+def sharp_frames(parsed: Parsed) -> Flags:
+    """The objects that are seen whole, with a sharp outline and of one colour, (N, T, n)."""
+    return parsed.clear & (parsed.misfit <= MISFIT) & (parsed.off <= OFF)
+
+
+def beside_wall(recipe: Recipe, position: Array, shape: NDArray[np.int64], radius: Array, wall: NDArray[np.int64]) -> Array:
+    """What share of objects (N, T, n) at ``position`` (N, T, n, 2) the ``wall`` (N, 2) leaves; ``shape``, ``radius`` (N, n)."""
+    share = np.zeros(position.shape[:3])
+    edges = wall[:, None, None] - position[..., :1]
+    for j, name in enumerate(recipe.shapes):
+        offsets, shares = profile(name)
+        left, right = np.moveaxis(np.interp(edges / radius[:, None, :, None], offsets, shares), -1, 0)
+        share = np.where(shape[:, None] == j, 1 - right + left, share)
+    return share
 
 
 def _travel(parsed: Parsed) -> Array:

@@ -88,14 +88,18 @@ def parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
 
 def read_things(videos: NDArray[np.uint8], recipe: Recipe) -> list[list[tuple[str, str, str]]]:
     """The (colour, shape, size) of every object of each clip, as captions name them; what is never seen is no object."""
-    parsed = parse(videos, recipe)
+    return things(parse(videos, recipe), recipe)
+
+
+def things(parsed: Parsed, recipe: Recipe) -> list[list[tuple[str, str, str]]]:
+    """As :func:`read_things`, of clips that have been read already."""
     colors, middle = list(COLORS), sum(recipe.radius) / 2
 
     def thing(clip: int, place: int) -> tuple[str, str, str]:
         size = "small" if parsed.full[clip, place] < middle else "large"
         return colors[parsed.color[clip, place]], recipe.shapes[parsed.shape[clip, place]], size
 
-    return [[thing(clip, place) for place in np.flatnonzero(parsed.seen[clip].any(0)).tolist()] for clip in range(len(videos))]
+    return [[thing(clip, place) for place in np.flatnonzero(seen.any(0)).tolist()] for clip, seen in enumerate(parsed.seen)]
 
 
 @dataclasses.dataclass
