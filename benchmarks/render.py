@@ -36,7 +36,7 @@ from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting")
+TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting", "frechet")
 """Files of results whose rows are of :mod:`timing`, and not figures of runs."""
 
 PROOFS = Path(__file__).parent / "proofs.jsonl"
