@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,7 @@ def test_the_default_extractor_is_built_by_name_and_needs_no_file() -> None:
     extractor = registry.build("extractors", config.load("extractor", "motion"))
     assert isinstance(extractor, Motion)
     assert WEIGHTS.stat().st_size < 2e6
-    assert extractor.rule["weights"] != "" and len(extractor.rule["weights"]) == 64
+    assert extractor.rule["weights"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("shape", [(4, 32, 32), (17, 32, 32), (9, 17, 40), (5, 8, 8), (6, 130, 96), (33, 24, 24)])
@@ -70,21 +71,21 @@ def test_large_clips_are_reduced_with_their_aspect() -> None:
 
 def test_broken_motion_is_seen_and_by_an_untaught_network_hardly(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frechet distances of broken clips over that of whole ones."""
-    monkeypatch.setattr(script, "CLIPS", 64)
+    monkeypatch.setattr(script, "CLIPS", 48)
     world = Worlds()
     torch.manual_seed(0)
     untaught = Motion()
     untaught.network.load_state_dict(MotionNetwork().state_dict())
-    whole = [script._clips(world, script.whole, start) for start in (0, 64)]
+    whole = [script._clips(world, script.whole, start) for start in (0, 48)]
     ratios = {}
-    for way in (script.jitter_1px, script.teleport, script.shuffle):
-        broken = script._clips(world, way, 64)
+    for way in (script.jitter_1px, script.stutter):  # that it was taught, and that it was not
+        broken = script._clips(world, way, 48)
         for extractor in (Motion(), untaught):
             first, second, third = (script._features(extractor, clips) for clips in (*whole, broken))
             ratios[way.__name__, extractor is untaught] = script.frechet(first, third) / script.frechet(first, second)
-    for way in ("jitter_1px", "teleport", "shuffle"):
-        assert ratios[way, False] > 2
-        assert ratios[way, False] > 1.5 * ratios[way, True]
+    for way in ("jitter_1px", "stutter"):
+        assert ratios[way, False] > 10
+        assert ratios[way, False] > 5 * ratios[way, True]
 
 
 def test_batches_of_training_are_functions_of_seed_and_step(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,14 +99,14 @@ def examine_fvd(file: str, *, long: bool = False) -> Iterator[Finding]:
     """
     from vidgen.extractors import golden
     from vidgen.extractors.i3d import I3D, PUBLISHED
-    from vidgen.extractors.weights import blob_of, sha256_of
+    from vidgen.extractors.weights import blob_of, sha256_of, weights_file
 
-    network = I3D(path=file).network
-    known = {published.blob: published.file for published in PUBLISHED.values()}.get(blob_of(Path(file).expanduser()))
-    yield Finding("ok", "weights", f"{file}, sha256 {sha256_of(Path(file).expanduser())}")
-    yield Finding(
-        *(("ok", "file", f"byte for byte the public {known}") if known else ("hint", "file", "no public copy that is known"))
-    )
+    path = weights_file("i3d", file, None, PUBLISHED["styleganv"])
+    network = I3D(path=str(path)).network
+    yield Finding("ok", "weights", f"{path}, sha256 {sha256_of(path)}")
+    known = {published.blob: published.file for published in PUBLISHED.values()}.get(blob_of(path))
+    state, said = ("ok", f"byte for byte the public {known}") if known else ("hint", "none of the public copies that are known")
+    yield Finding(state, "file", said)
     right: list[bool] = []
     for frames, published in golden.CONSTANT.items():
         yield _held(f"black, white, {frames} frames", golden.constant(network, frames), published, right)
