@@ -96,7 +96,7 @@ def test_ranks_do_not_matter() -> None:
 
 
 def test_scores_that_agree_at_first_do_not_make_two_measures_one() -> None:
-    """A collection goes on with one of several metrics whose states agree after the first batch, as all SSIM of equal videos do."""
+    """Of several metrics whose states agree after the first batch, as all SSIM of equal videos do, a collection updates one."""
     given = batch()
     names = ("ssim", "ssim_uniform", "ssim_padded", "psnr", "psnr_8bit", "psnr_luma")
     together = MetricCollection({name: metric for name, metric in every().items() if name in names})

@@ -1,10 +1,10 @@
 """Optical flow without a trained network, for the measures of motion: where each pixel of a frame was in the frame before.
 
-``blocks`` is our own: square blocks are compared at every displacement of a small neighbourhood, from coarse to fine, and the
-least difference gives the motion, refined below the pixel by least squares (Lucas and Kanade, 1981). ``dis`` is OpenCV's dense inverse search (Kroeger et
-al., "Fast Optical Flow using Dense Inverse Search", 2016), on luma of 8 bits, where ``opencv-python-headless`` is installed. Both
-only see what has texture: a plain area is taken to stand still. Figures of the two differ, so that the choice is part of a
-convention.
+``blocks`` is our own: at a coarse scale square blocks are compared at every displacement within reach, and the least
+difference gives the motion; from scale to scale it is corrected by a pixel, and below the pixel by least squares (Lucas and
+Kanade, 1981). ``dis`` is OpenCV's dense inverse search (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", 2016), on
+luma of 8 bits, where ``opencv-python-headless`` is installed. Both only see what has texture: a plain area is taken to stand
+still. Figures of the two differ, so that the choice is part of a convention.
 """
 
 from __future__ import annotations
