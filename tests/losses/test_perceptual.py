@@ -56,6 +56,21 @@ def test_lpips_is_torchmetrics_own(net: str, tmp_path: Path, monkeypatch: pytest
 
 
 @needs_torchvision
+@pytest.mark.parametrize("net", ["squeeze", *(pytest.param(net, marks=pytest.mark.slow) for net in ("alex", "vgg"))])
+def test_frames_may_be_as_small_as_is_said(net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the net itself has no features of smaller ones."""
+    ours, _ = lpips_of(net, tmp_path, monkeypatch)
+    least = perceptual.SMALLEST[net]
+    assert ours(*torch.rand(2, 1, 3, 1, least, least)).isfinite()
+    with pytest.raises(UserError, match=f"needs RGB of at least {least}x{least} pixels and these videos have 3 channels of "):
+        ours(*torch.rand(2, 1, 3, 1, least - 1, least))
+    with pytest.raises(UserError, match="these videos have 1 channels of "):
+        ours(*torch.rand(2, 1, 1, 1, least, least))
+    with pytest.raises(RuntimeError):
+        ours._features(torch.rand(1, 3, least - 1, least - 1))
+
+
+@needs_torchvision
 def test_lpips_is_saved_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = lpips_of("squeeze", tmp_path, monkeypatch)
     task = tiny.tokenizer_training("kl").task()
@@ -75,7 +90,8 @@ def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     other.write_bytes(b"nonsense")
     wanted = "lpips with net=vgg needs torchvision's vgg16-397923af.pth, and "
-    assert mistake() == f"{wanted}no file is given: set tokenizer.perceptual.file to its path."
+    source = "It comes from https://download.pytorch.org/models/vgg16-397923af.pth, and its sha256 begins with 397923af."
+    assert mistake() == f"{wanted}no file is given: set tokenizer.perceptual.file to its path. {source}"
     assert "and there is no file 'nowhere.pth'" in mistake(file="nowhere.pth")
     digest = hashlib.sha256(b"nonsense").hexdigest()[:8]
     assert mistake(file=str(other)) == f"'{other}' is not torchvision's vgg16-397923af.pth: its sha256 begins with {digest}."

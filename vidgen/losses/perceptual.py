@@ -57,26 +57,34 @@ NETS: dict[str, tuple[str, str, tuple[int, ...]]] = {
 }
 """Each net in torchvision: its name, its file, whose name ends in the first digits of its sha256, and where its features end."""
 
+SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}
+"""Pixels that a frame must have in height and width, for the last of the features to be there at all."""
+
+SOURCE = "https://download.pytorch.org/models"
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class LPIPS:
-    """Learned perceptual image patch similarity, averaged over frames. Not a module: its weights are saved with nothing.
+    """Learned perceptual image patch similarity. Not a module: its weights are saved with nothing.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``.
         file: torchvision's weights of that net (:data:`NETS`), which vidgen does not bring; the heads are torchmetrics'.
+        option: what the user sets to the path of that file, for the sentence that asks for it.
+
+    Attributes:
+        sha256: of the file.
 
     Raises:
         UserError: on an unknown net, a missing file or one of another sha256, or where torchvision is not installed.
     """
 
-    def __init__(self, *, net: str, file: str) -> None:
+    def __init__(self, *, net: str, file: str, option: str = "tokenizer.perceptual.file") -> None:
         if net not in NETS:
             raise unknown("net of LPIPS", net, NETS)
         if importlib.util.find_spec("torchvision") is None:
             raise UserError("lpips needs the package torchvision for its net: pip install torchvision, or use gradients.")
-        weights = _checked(net, file)
+        weights, self.sha256 = _checked(net, file, option)
         import torchvision
 
         architecture, _, ends = NETS[net]
@@ -90,17 +98,31 @@ class LPIPS:
             nn.Sequential(*layers[first:last]) for first, last in zip((0, *ends), ends, strict=False)
         ).eval()
         self.network.requires_grad_(False)
-        self.heads = _heads(net)
+        self.net, self.heads = net, _heads(net)
 
     def __call__(self, reconstruction: Tensor, video: Tensor) -> Tensor:
         """Videos (B, 3, T, H, W) in [-1, 1] -> their mean distance."""
+        return self.frames(reconstruction, video).mean()
+
+    def frames(self, reconstruction: Tensor, video: Tensor) -> Tensor:
+        """Videos (B, 3, T, H, W) in [-1, 1] -> the distance of each frame (B, T).
+
+        Raises:
+            UserError: for other than three channels, or frames that are too small for the net.
+        """
+        channels, least = video.shape[1], SMALLEST[self.net]
+        if channels != 3 or min(video.shape[-2:]) < least:
+            size = f"{channels} channels of {video.shape[-2]}x{video.shape[-1]}"
+            raise UserError(
+                f"lpips with net={self.net} needs RGB of at least {least}x{least} pixels and these videos have {size}."
+            )
         self.network.to(video.device)
         a, b = (self._features(x.transpose(1, 2).flatten(0, 1)) for x in (reconstruction, video))
         distance = video.new_zeros(())
         for head, ours, theirs in zip(self.heads, a, b, strict=True):
             error = (_unit(ours) - _unit(theirs)).square()
-            distance = distance + (error * head.to(error.device).view(1, -1, 1, 1)).sum(dim=1).mean()
-        return distance
+            distance = distance + (error * head.to(error.device).view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
+        return distance.unflatten(0, (len(video), video.shape[2]))
 
     def _features(self, frames: Tensor) -> list[Tensor]:
         shift, scale = (frames.new_tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
@@ -116,18 +138,23 @@ def _unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
 
 
-def _checked(net: str, file: str) -> dict[str, Tensor]:
-    """The weights in ``file``, if they are torchvision's."""
+def _checked(net: str, file: str, option: str) -> tuple[dict[str, Tensor], str]:
+    """The weights in ``file``, if they are torchvision's, and its sha256."""
     _, name, _ = NETS[net]
     path = Path(file).expanduser()
+    digits = name.removesuffix(".pth").rpartition("-")[2]
     if not file or not path.is_file():
         where = f"and there is no file '{file}'" if file else "and no file is given"
-        raise UserError(f"lpips with net={net} needs torchvision's {name}, {where}: set tokenizer.perceptual.file to its path.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(name.removesuffix(".pth").rpartition("-")[2]):
+        raise UserError(
+            f"lpips with net={net} needs torchvision's {name}, {where}: set {option} to its path. "
+            f"It comes from {SOURCE}/{name}, and its sha256 begins with {digits}."
+        )
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not digest.startswith(digits):
         raise UserError(f"'{file}' is not torchvision's {name}: its sha256 begins with {digest[:8]}.")
     loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return loaded
+    return loaded, digest
 
 
 def _heads(net: str) -> list[Tensor]:

@@ -1,8 +1,10 @@
-"""How close a reconstruction is to its original: the peak signal-to-noise ratio of its frames.
+"""How close a reconstruction is to its original: the peak signal-to-noise ratio.
 
-It is taken of each frame over all its channels and pixels, against the peak of 2 that spans [-1, 1] (the same figure as 255 on
-unrounded 8-bit values). A frame above 100 dB, which an exact copy would make infinite, counts as 100 dB, and is counted. What
-is common to measures of frames, :mod:`vidgen.metrics.frames` says.
+It is taken against the peak of 2 that spans [-1, 1] (the same figure as 255 on unrounded 8-bit values), of the squared error
+over all channels and pixels of a frame, of a clip or of the whole set: three conventions, all in use and all called PSNR. The
+logarithm is convex, so the mean of the frames' is the highest of them and that of the set's error the lowest. What would be
+above 100 dB, as an exact copy is, counts as 100 dB, and is counted. What is common to measures of frames,
+:mod:`vidgen.metrics.frames` says.
 """
 
 from __future__ import annotations
@@ -10,44 +12,79 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidgen.metrics.frames import PEAK, FrameMean, check_pair, clipped
+from vidgen.metrics.frames import PEAK, FrameMean, check_choice, check_pair, compared, pixels_convention
 
 CAP_DB = 100.0
+OVER = {"frame": "mean over frames", "video": "of each clip's squared error", "set": "of the set's mean squared error"}
 
 
-def psnr(video: Tensor, reference: Tensor) -> Tensor:
-    """PSNR in dB of each frame.
+def psnr(video: Tensor, reference: Tensor, *, over: str = "frame", color: str = "rgb", eight_bit: bool = False) -> Tensor:
+    """PSNR in dB, at most 100, as float64.
 
-    Both videos are (B, C, T, H, W) in [-1, 1]. Returns (B, T) float64, at most 100 dB.
+    Both videos are (B, C, T, H, W) in [-1, 1]. Returns that of each frame (B, T), of each clip (B,) or of the batch (), as
+    ``over`` says; the other options are those of :class:`PSNR`.
     """
-    return decibel(squared_error(video, reference).mean(dim=(2, 3)))
+    check_choice("convention over", over, OVER)
+    error = squared_error(video, reference, color=color, eight_bit=eight_bit)
+    return decibel(error.mean(dim={"frame": (2, 3), "video": (1, 2, 3), "set": (0, 1, 2, 3)}[over]))
 
 
 class PSNR(FrameMean):
-    """Mean PSNR per frame, in dB. ``capped`` counts the frames that reached 100 dB and were counted as that."""
+    """PSNR in dB. ``capped`` counts the frames (or clips) that reached 100 dB and were counted as that.
 
+    Args:
+        over: ``frame``, the mean over frames of each frame's; ``video``, the mean over clips of that of a clip's error;
+            ``set``, that of the mean error of all frames, whose interval is that of the mean error, in dB.
+        color: ``rgb`` or ``luma``.
+        eight_bit: round both videos to 8 bits first.
+
+    Raises:
+        UserError: on an unknown ``over`` or ``color``.
+    """
+
+    unit = "dB"
     higher_is_better = True
 
     capped: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, over: str = "frame", color: str = "rgb", eight_bit: bool = False) -> None:
+        check_choice("convention over", over, OVER)
+        pixels = pixels_convention(color, eight_bit)
+        super().__init__(f"{OVER[over]}, {pixels}" if eight_bit else f"{OVER[over]}, {pixels}, float in [-1, 1]")
+        self.over, self.color, self.eight_bit = over, color, eight_bit
         self.add_state("capped", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, video: Tensor, real: Tensor) -> None:
-        """Score a batch ``video`` against its originals ``real``, both (B, C, T, H, W) in [-1, 1]."""
-        self.add(psnr(video, real))
+    def scores(self, video: Tensor, real: Tensor) -> Tensor:
+        """In dB (B, T), or (B, 1) over clips; over a set the squared errors (B, T) of which it is taken in the end."""
+        error = squared_error(video, real, color=self.color, eight_bit=self.eight_bit).mean(dim=(2, 3))
+        if self.over == "set":
+            return error
+        return decibel(error.mean(dim=1, keepdim=True) if self.over == "video" else error)
 
     def add(self, scores: Tensor) -> None:
-        """Take in scores (B, T) in dB; NaN marks a frame without one."""
+        """Take in what :meth:`scores` gives; NaN marks a frame without a score."""
         self.capped += (scores == CAP_DB).sum()
         super().add(scores)
 
+    def compute(self) -> Tensor:
+        """In dB; NaN where there was no frame."""
+        mean = super().compute()
+        return decibel(mean) if self.over == "set" else mean
 
-def squared_error(video: Tensor, reference: Tensor) -> Tensor:
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval in dB, as that of :class:`vidgen.metrics.frames.FrameMean`."""
+        found = super().interval()
+        if found is None or self.over != "set":
+            return found
+        least, most = (decibel(torch.tensor(max(error, 0.0), dtype=torch.float64)).item() for error in found)
+        return most, least
+
+
+def squared_error(video: Tensor, reference: Tensor, *, color: str = "rgb", eight_bit: bool = False) -> Tensor:
     """Mean over channels of the squared error of each pixel: (B, T, H, W) float64."""
     check_pair(video, reference)
-    return (clipped(video) - clipped(reference)).square().mean(dim=1)
+    ours, theirs = (compared(one, color=color, eight_bit=eight_bit) for one in (video, reference))
+    return (ours - theirs).square().mean(dim=1)
 
 
 def decibel(mean_squared_error: Tensor) -> Tensor:

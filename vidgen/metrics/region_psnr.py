@@ -39,6 +39,9 @@ def foreground(reference: Tensor, ground: Tensor) -> Tensor:
 class RegionPSNR(PSNR):
     """Mean PSNR per frame of a region, in dB, over the frames that show any of it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def update(self, video: Tensor, real: Tensor, mask: Tensor) -> None:  # type: ignore[override]
         """Score a batch over ``mask`` (B, T, H, W), both videos (B, C, T, H, W) in [-1, 1]."""
         self.add(region_psnr(video, real, mask))
