@@ -136,7 +136,10 @@ def text(figure: str, value: float | None) -> str:
 
 
 def bodies() -> dict[tuple[str, str], tuple[list[str], list[list[str]]]]:
-    """The head and the rows of every table, by its world and title; a figure that sees a corruption is in bold."""
+    """The head and the rows of every table, by its world and title.
+
+    A figure that sees a corruption is in bold; one that could be measured on less than half of what it was asked of, in brackets.
+    """
     found, tables = points(), {}
     for world, parts in TABLES.items():
         own = [point for point in found if point.world == world and point.draw == 0]
@@ -152,4 +155,7 @@ def _cell(found: Sequence[Point], point: Point, figure: str) -> str:
         low, high = (text(figure, end) for end in chance(found, point.world, figure) or (None, None))
         return low if low == high else f"{low}–{high}"
     shown = text(figure, point.value(figure))
+    _, n, of = point.figures.get(figure, (None, 0, 0))
+    if 0 < 2 * n < of:
+        shown = f"({shown})"
     return f"**{shown}**" if sees(found, point, figure) else shown

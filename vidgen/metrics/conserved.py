@@ -44,9 +44,9 @@ def energy_error(recipe: Recipe, family: str, position: Array, shape: NDArray[np
     ``shape`` (positions in the recipe's shapes) and ``radius`` are (N, n). Returns (N,), of which several objects are the root
     mean square; NaN for `agent`, for what stands still, and where fewer than `STEPS` free steps of no object are known.
     """
-    step, walls = np.diff(position, axis=1), _at_walls(recipe, family, position, shape, radius)
-    if family == "agent":
+    if family == "agent" or position.shape[1] < 2:
         return np.full(len(position), np.nan)
+    step, walls = np.diff(position, axis=1), _at_walls(recipe, family, position, shape, radius)
     free = np.asarray(np.isfinite(step).all(-1) & ~walls.any(-1))
     kinetic = step**2 / 2
     energy, weight = kinetic, np.ones_like(step)

@@ -68,7 +68,7 @@ class Factors:
         return (self.color >= 0) & np.isfinite(self.speed) & np.isfinite(self.heading).all(-1)
 
     def vectors(self, recipe: Recipe) -> Array:
-        """A row for every object that was read, (R, 8 + shapes), float64, its columns alike in scale.
+        """A row for every object that was read, (R, 9 + shapes), float64, its columns alike in scale.
 
         Colour by channel and shape one-hot, in -1 and 1 and in 0 and 1; radius and place as -1 to 1 over what the world has;
         speed and heading as shares of its greatest speed.

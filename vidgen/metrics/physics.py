@@ -191,7 +191,9 @@ class Physics:
         sharp = sharp_frames(parsed)
         clips, frames = parsed.seen.shape[:2]
         families = np.array(self.recipe.families, dtype=object)[labels]
-        precise = _precise(parsed, sharp)
+        # What is beside something cannot be told sharp from blurred; it is believed if it is sharp in any other frame.
+        readable = sharp | (parsed.covered & np.asarray(sharp.any(1))[:, None])
+        precise = _precise(parsed, readable)
         shown = np.where(precise[..., None], parsed.position, np.nan)
         asked = {"wall_penetration": np.ones(clips, dtype=bool)}
         found = {name: np.full(clips, np.nan) for name in _ARRAYS if name not in ("squared", "compared", "follows")}
@@ -218,7 +220,7 @@ class Physics:
             found["permanence"], found["reappearance_error"] = came, error
         if truth is not None:
             asked |= dict.fromkeys(("trajectory_error", "tracked"), np.ones(clips, dtype=bool))
-            known = parsed.trusted.all(-1) & (sharp | parsed.covered)
+            known = parsed.trusted.all(-1) & readable
             found |= compare(np.where(known[..., None], parsed.position, np.nan), parsed.color, *truth)
         if wanted is not None:
             asked["follows"] = np.ones(clips, dtype=bool)
@@ -295,11 +297,11 @@ class Physics:
         return count > 0, came, error
 
 
-def _precise(parsed: Parsed, sharp: Flags) -> Flags:
-    """Objects (N, T, n) whose place is known to hundredths of a pixel: sharp and free, or beside something and put right."""
+def _precise(parsed: Parsed, readable: Flags) -> Flags:
+    """Objects (N, T, n) whose place is known to hundredths of a pixel: free, or beside something and put right."""
     share = (parsed.radius / np.maximum(parsed.full[:, None], 1e-9)) ** 2
-    beside = parsed.covered & ((share < _CUT) | (share >= _CLEAN))
-    return np.asarray(parsed.trusted.all(-1) & (beside | (sharp & ~parsed.covered)))
+    right = ~parsed.covered | (share < _CUT) | (share >= _CLEAN)
+    return np.asarray(parsed.trusted.all(-1) & readable & right)
 
 
 def compare(position: Array, color: Integers, states: Array, wanted: Integers | None) -> dict[str, NDArray]:
