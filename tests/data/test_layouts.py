@@ -123,7 +123,7 @@ def test_every_layout_gives_the_same_pixels_and_says_its_name(layout, make, tmp_
     LAYOUTS[layout](tmp_path / "data", clips)
     data = make(tmp_path / "data", frames=5)
     assert data.layout == {"npz": "arrays"}.get(layout, layout)
-    assert f"{tmp_path / 'data'} is read as " in capsys.readouterr().err
+    assert f"Read {tmp_path / 'data'} as " in capsys.readouterr().err
     assert data.skipped == []
     got = sorted(data.clip(split, i)["video"].tobytes() for split in SPLITS for i in range(data.size(split)))
     assert got == sorted(clip.tobytes() for clip in clips)

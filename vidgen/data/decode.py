@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -163,7 +164,7 @@ def resample(timed: Iterable[tuple[float, T]], fps: float) -> Iterator[tuple[flo
 
 @contextmanager
 def _open(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file and its first moving stream, ready to be decoded on all cores."""
+    """A file and its first moving stream, ready to be decoded on all cores, by a worker process on one."""
     import av
 
     # An absolute path cannot be taken for a protocol ("a:b.mp4"), and a playlist named .mp4 cannot reach the network.
@@ -178,6 +179,8 @@ def _open(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not streams:
             raise DecodeError("it holds no video")
         streams[0].thread_type = "AUTO"
+        if parent_process() is not None:  # one of several workers: together they would start cores times cores threads
+            streams[0].thread_count = 1
         yield container, streams[0]
 
 

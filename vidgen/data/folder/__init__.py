@@ -156,7 +156,7 @@ class Folder:
         usable, unused = self._usable(stored, pieces=1 if split_by == "file" else len(SPLITS))
         self.skipped = sorted([*table.skipped, *{**broken, **unused}.items()])
         if fresh:
-            print(f"{self.root} is read as {table.words}.", file=sys.stderr)
+            print(f"Read {self.root} as {table.words}.", file=sys.stderr)
             _report(self.skipped, self.root)
         if not usable:
             raise UserError(self._nothing_usable(stored))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import median_high
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Check:
             yield f"Sizes     {_counts(f'{w}x{h}' for one in whole for w, h in one.sizes)}"
             yield f"Rates     {_counts('none stated' if one.rate is None else f'{one.rate:.6g} a second' for one in whole)}"
             lengths = sorted(one.frames for one in whole)
-            yield f"Lengths   {lengths[0]} to {lengths[-1]} frames, half of them {median(lengths):g} or more"
+            yield f"Lengths   {lengths[0]} to {lengths[-1]} frames, half of them {median_high(lengths)} or more"
         splits = Counter(item.split for item in items)
         named = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
         yield f"Splits    {named}" if named else "Splits    none of its own: data.split cuts them by chance"
