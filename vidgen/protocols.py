@@ -5,7 +5,7 @@ See ``docs/design.md`` for how they meet. Nothing here needs torch to be importe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -210,8 +210,7 @@ class Head(Protocol):
     def sample(
         self,
         x: Tensor,
-        uncond: Tensor | None,
-        scale: float | Tensor,
+        scales: Sequence[float | Tensor],
         temperature: float,
         noise: Tensor,
         top_k: int = 0,
@@ -220,10 +219,10 @@ class Head(Protocol):
         """Tokens (B, n, L or D), a function of ``noise``, with their log-probability (B, n) where the head has a likelihood.
 
         Args:
-            x: the trunk's output (B, n, width).
-            uncond: what it is without the condition, or None for no guidance.
-            scale: of guidance, a number or (B or 1, n or 1): u + scale * (c - u) of every logit or velocity. The number 1 leaves
-                ``uncond`` aside.
+            x: the trunk's output, (B, n, width), or ((1 + K) B, n, width) with guidance: that under the fewest conditions first,
+                that under all of them last.
+            scales: of guidance, from each of these branches to the next, K numbers or tensors (B or 1, n or 1). The branches'
+                logits or velocities are joined by :func:`vidgen.samplers.guidance.guide_chain`. None of them is no guidance.
             temperature: divides logits, 0 for the most likely ids; scales the noise that real numbers start from.
             noise: uniform numbers (B, n, draws) in the open interval (0, 1), float32 or float64.
             top_k: most likely ids that each softmax keeps; 0 keeps all.
@@ -267,13 +266,14 @@ class Generator(Protocol):
         start: int = 0,
         first: int = 0,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> Latent:
         """``num`` latents of videos of ``shape`` (T, H, W), with z, and ids where discrete.
 
         ``start`` is the absolute index of the first cell; sample i draws its noise from (seed, first + i, start).
+        ``guidance_scale`` is one for all that it is told, or one for each part of the condition by its name.
         """
         ...
 

@@ -350,7 +350,14 @@ def test_guidance_by_all_and_by_some() -> None:
     assert copies == 3
     close(out, rest + 2 * (text - rest) + 5 * (full - text))
     out, copies = counted(built, built.guide(told(), BATCH, scale={"text": 4.0, "label": 4.0}))
+    assert copies == 2, "equal scales are one"
     close(out, rest + 4 * (full - rest))
+    out, copies = counted(built, built.guide(told(), BATCH, scale={"text": 1.0, "label": 5.0}))
+    assert copies == 2, "of what comes first and is not guided nothing leads away"
+    close(out, text + 5 * (full - text))
+    out, copies = counted(built, built.guide(told(), BATCH, scale={"text": 2.0, "label": 1.0}))
+    assert copies == 3, "the text is guided by as if there were no label"
+    close(out, full + (text - rest))
     only_label = Condition(label=told().label)
     out, copies = counted(built, built.guide(only_label, BATCH, scale={"text": 2.0, "label": 5.0}))
     assert copies == 2, "a condition that is not there costs nothing"

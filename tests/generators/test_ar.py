@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
@@ -175,7 +175,7 @@ def test_with_a_cache_every_token_is_predicted_as_without(name: str, order: str,
         per_token, counted = ar.token_losses(tokens, grids, condition)
         nll = torch.zeros_like(per_token)
         for place in range(places.prefix, places.length):
-            one, other = walk.features(place)
+            other, one = walk.features(place).chunk(2)
             there = places.there[:, place].expand(3)
             torch.testing.assert_close(one[there, 0], whole[3:][there, place], rtol=0, atol=1e-10)
             torch.testing.assert_close(other[there, 0], whole[:3][there, place], rtol=0, atol=1e-10)
@@ -414,12 +414,12 @@ def test_a_token_of_a_coarse_scale_is_known_where_all_its_cells_are(name: str) -
 def test_guidance_leads_from_the_one_prediction_past_the_other() -> None:
     """What the head is given are the predictions with and without the label, or with the negative one, and the scale."""
     ar, grids = model(PLAIN), ((1, 1, 2),)
-    seen: list[tuple[Tensor, Tensor | None, float]] = []
+    seen: list[tuple[Tensor, list[float]]] = []
     sample = ar.head.sample
 
-    def spied(x: Tensor, other: Tensor | None, scale: float, *rest: Any) -> Any:
-        seen.append((x, other, scale))
-        return sample(x, other, scale, *rest)
+    def spied(x: Tensor, scales: Sequence[Tensor], *rest: Any) -> Any:
+        seen.append((x, [float(scale) for scale in scales]))
+        return sample(x, scales, *rest)
 
     ar.head.sample = spied  # type: ignore[method-assign]
     condition = tiny.labels(0, 1)
@@ -429,20 +429,20 @@ def test_guidance_leads_from_the_one_prediction_past_the_other() -> None:
     def predicted(told: Condition | None) -> Tensor:
         return full_pass(ar, tokens, places, ar._told(told, 1, 2, places, grids, 0))
 
-    for place, (x, other, scale) in enumerate(seen):
-        assert scale == 3.0
-        torch.testing.assert_close(x[:, 0], predicted(condition)[:, place], rtol=0, atol=1e-10)
-        torch.testing.assert_close(other[:, 0], predicted(None)[:, place], rtol=0, atol=1e-10)
+    for place, (x, scales) in enumerate(seen):
+        assert scales == [3.0]
+        torch.testing.assert_close(x[2:, 0], predicted(condition)[:, place], rtol=0, atol=1e-10)
+        torch.testing.assert_close(x[:2, 0], predicted(None)[:, place], rtol=0, atol=1e-10)
     seen.clear()
     tokens = ar.sample(2, grids[0], replace(condition, negative=tiny.labels(1, 1)), guidance_scale=3.0).ids
-    torch.testing.assert_close(seen[1][1][:, 0], predicted(tiny.labels(1, 1))[:, 1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(seen[1][0][:2, 0], predicted(tiny.labels(1, 1))[:, 1], rtol=0, atol=1e-10)
     seen.clear()
     ar.sample(2, grids[0], condition, guidance_scale=1.0)
-    assert [other for _, other, _ in seen] == [None, None]
+    assert [(len(x), scales) for x, scales in seen] == [(2, [])] * 2
     seen.clear()
     ar.conditioner.guidance = GuidanceOptions(1.0, (0.3, 1.0), "linear")
     ar.sample(2, (1, 1, 5), condition, guidance_scale=3.0)
-    assert [scale for _, _, scale in seen] == [1.0, 1.0, 2.0, 2.5, 3.0]
+    assert [scales for _, scales in seen] == [[1.0], [1.0], [2.0], [2.5], [3.0]]
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def latent(tokenizer: Any) -> Latent:
 def make(pair: tuple[str, str], tokenizer: Any, latent: Latent) -> Callable[..., Any]:
     """Builds the generator with changed options; its weights are not those of the start, where it says nothing."""
 
-    def build(num_classes: int = CLASSES, stir: bool = True, **options: Any) -> Any:
-        built = tiny.generator(pair[0], tokenizer.space, num_classes, **options)
+    def build(num_classes: int = CLASSES, stir: bool = True, vocabulary: tuple[str, ...] = (), **options: Any) -> Any:
+        recipe = tiny.generator_config(pair[0], **options)
+        built = hub.build_generator(recipe, space=tokenizer.space, num_classes=num_classes, vocabulary=vocabulary)
         built.prepare(latent)
         return tiny.stirred(built, 0.05).eval() if stir else built.eval()
 
@@ -86,8 +88,13 @@ def generator(make: Callable[..., Any]) -> Any:
 def precise(make: Callable[..., Any], tokenizer: Any, pair: tuple[str, str]) -> Any:
     """In float64, so that nothing hangs on a rounding, and guided alike in every step and in all that it predicts."""
     tokenizer.double()
-    own = {"learned_sigma": False} if "learned_sigma" in tiny.generator_config(pair[0]) else {}  # a variance is not guided
-    return make(guidance_schedule="constant", **own).double()
+    return make(**guided_alike(pair[0])).double()
+
+
+def guided_alike(name: str) -> dict[str, Any]:
+    """Options by which all that a generator predicts is guided, in every step: a variance never is."""
+    own = {"learned_sigma": False} if "learned_sigma" in tiny.generator_config(name) else {}
+    return {"guidance_schedule": "constant", **own}
 
 
 @pytest.fixture
@@ -231,6 +238,28 @@ def test_guidance_outside_of_its_interval_is_none(make: Callable[..., Any], shap
 def test_guidance_without_labels_changes_nothing(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
     generator = make(num_classes=0)
     assert same(generator.sample(1, shape, guidance_scale=4.0), generator.sample(1, shape))
+
+
+def test_separate_scales_for_separate_conditions(make: Callable[..., Any], tokenizer: Any, pair: tuple[str, str]) -> None:
+    """Equal scales are one, and unlike ones another law; a scale of 0 for what comes last is as if it were not told."""
+    tokenizer.double()
+    parts = {name: tiny.shrunk(config.load("generator/conditioning", name)) for name in ("label", "text")}
+    generator = make(conditioning=parts, vocabulary=("a", "red", "ball"), **guided_alike(pair[0])).double()
+    label, both = tiny.labels(0, 1), replace(tiny.labels(0, 1), text=["a red ball", "ball"])
+    seen = batches(generator)
+
+    def drawn(condition: Condition, **scale: float) -> Tensor:
+        seen.clear()
+        return generator.sample(2, tiny.shape_of(tokenizer, (2, 2, 2)), condition, guidance_scale=scale or 2.5, seed=1).z
+
+    one = drawn(both)
+    assert set(seen) == {4}
+    assert torch.equal(drawn(both, label=2.5, text=2.5), one)
+    assert set(seen) == {4}
+    torch.testing.assert_close(drawn(both, label=2.5, text=2.5 + 1e-9), one, rtol=1e-6, atol=1e-6)
+    assert set(seen) == {6}
+    torch.testing.assert_close(drawn(both, label=2.5, text=0.0), drawn(label), rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(drawn(both, label=30.0, text=-20.0), one)
 
 
 @pytest.mark.parametrize(("option", "word"), [("guidance_schedule", "cosin"), ("guidance_interval", (0.5, 0.2))])

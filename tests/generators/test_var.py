@@ -114,7 +114,7 @@ def compare(generator: VAR, latent: Latent, condition: Condition | None, **optio
     draw, show = generator.head.sample, generator._shown
 
     def drawn(x: Tensor, *rest: Any) -> Any:
-        steps.append(x)
+        steps.append(x[-3:])
         return draw(x, *rest)
 
     def showing(block: Any, z: Tensor, view: Any) -> Any:
@@ -349,11 +349,11 @@ def test_guidance_of_one_is_none_and_ramps_as_var_s() -> None:
     assert sizes[4:] == [4] * 4
     handle.remove()
     assert not torch.equal(one.ids, two.ids)
-    scales: list[float] = []
+    scales: list[tuple[float, ...]] = []
     draw = generator.head.sample
-    generator.head.sample = lambda x, other, scale, *rest: scales.append(scale) or draw(x, other, scale, *rest)
+    generator.head.sample = lambda x, weights, *rest: scales.append(weights) or draw(x, weights, *rest)
     generator.sample(2, shape, tiny.labels(0, 1), guidance_scale=2.5)
-    assert scales == pytest.approx([1 + 1.5 * k / 3 for k in range(4)])
+    assert scales == [(), *((pytest.approx(1 + 1.5 * k / 3),) for k in range(1, 4))]
     unguided = generator.sample(2, shape, None, guidance_scale=3.0)
     null = generator.sample(2, shape, tiny.labels(-1, -1), guidance_scale=1.0)
     assert torch.equal(unguided.ids, null.ids)

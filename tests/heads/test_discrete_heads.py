@@ -56,16 +56,20 @@ def softmaxes(head: Any, x: Tensor, token: Sequence[int]) -> list[Tensor]:
     return list(head.logits(x).split([head.vocabulary] if hasattr(head, "vocabulary") else head.levels))
 
 
+def guided(head: Any, branches: Tensor, scales: Sequence[float], token: Sequence[int]) -> list[Tensor]:
+    """The guided logits of those softmaxes, by InstructPix2Pix's equation 3; ``branches`` (1 + K, WIDTH), all conditions last."""
+    logits = zip(*(softmaxes(head, x, token) for x in branches), strict=True)
+    return [each[0] + sum(s * (more - less) for s, more, less in zip(scales, each[1:], each, strict=False)) for each in logits]
+
+
 def enumerated(
-    head: Any, x: Tensor, uncond: Tensor, scale: float, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+    head: Any, branches: Tensor, scales: Sequence[float], temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> dict[tuple[int, ...], float]:
     """The probability of every token under the guided, tempered and truncated law."""
     found = {}
     for token in map(tuple, every(head.levels).tolist()):
         chosen = [int(joint_ids(torch.tensor(token), head.levels))] if hasattr(head, "vocabulary") else token
-        pairs = zip(softmaxes(head, x, token), softmaxes(head, uncond, token), strict=True)
-        guided = [u + scale * (c - u) for c, u in pairs]
-        laws = [law(logits.tolist(), temperature, top_k, top_p) for logits in guided]
+        laws = [law(logits.tolist(), temperature, top_k, top_p) for logits in guided(head, branches, scales, token)]
         found[token] = math.prod(one[i] for one, i in zip(laws, chosen, strict=True))
     return found
 
@@ -76,28 +80,36 @@ def test_probabilities_sum_to_1_and_are_those_of_its_softmaxes(head: Any) -> Non
     tokens = every(head.levels)
     losses = nll(head, x, tokens)
     assert float(losses.neg().exp().sum()) == pytest.approx(1, abs=1e-12)
-    wanted = enumerated(head, x, x, 1.0)
+    wanted = enumerated(head, x[None], ())
     probabilities = torch.tensor([wanted[token] for token in map(tuple, tokens.tolist())], dtype=torch.float64)
     torch.testing.assert_close(losses.neg().exp(), probabilities)
     assert losses.std() > 0.1
 
 
-LAWS = [(1.0, 1.0, 0, 1.0), (2.5, 1.0, 0, 1.0), (1.0, 0.5, 0, 1.0), (0.0, 1.0, 2, 1.0), (3.0, 1.5, 0, 0.6), (2.0, 0.8, 3, 0.8)]
+LAWS = [
+    ((), 1.0, 0, 1.0),
+    ((2.5,), 1.0, 0, 1.0),
+    ((), 0.5, 0, 1.0),
+    ((0.0,), 1.0, 2, 1.0),
+    ((3.0,), 1.5, 0, 0.6),
+    ((2.0,), 0.8, 3, 0.8),
+    ((1.5, 3.0), 1.0, 0, 1.0),
+    ((2.5, 0.5, 1.0), 0.8, 3, 0.8),
+]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("scale", "temperature", "top_k", "top_p"), LAWS)
+@pytest.mark.parametrize(("scales", "temperature", "top_k", "top_p"), LAWS)
 def test_samples_follow_the_law_and_know_their_probability(
-    head: Any, scale: float, temperature: float, top_k: int, top_p: float
+    head: Any, scales: tuple[float, ...], temperature: float, top_k: int, top_p: float
 ) -> None:
     """Every log-probability by enumeration, and frequencies by chi-square, five standard deviations wide."""
-    x, uncond, num = features(), features(), 4000
-    wanted = enumerated(head, x, uncond, scale, temperature, top_k, top_p)
+    branches, num = features(1 + len(scales)), 4000
+    wanted = enumerated(head, branches, scales, temperature, top_k, top_p)
     assert sum(wanted.values()) == pytest.approx(1)
     size = (2, num // 2)
-    ids, log_p = head.sample(
-        x.expand(*size, -1), uncond.expand(*size, -1), scale, temperature, uniforms(head, *size), top_k, top_p
-    )
+    x = branches[:, None, None].expand(-1, *size, -1).flatten(0, 1)
+    ids, log_p = head.sample(x, scales, temperature, uniforms(head, *size), top_k, top_p)
     assert ids.shape == (*size, len(head.levels))
     assert ids.dtype == torch.int64
     assert log_p.shape == size
@@ -116,61 +128,76 @@ def test_samples_follow_the_law_and_know_their_probability(
 @torch.no_grad()
 def test_a_sample_is_a_function_of_its_own_noise(head: Any) -> None:
     """And not of the batch it is in, nor of its noise's precision."""
-    x, uncond, noise = features(3, 5), features(3, 5), uniforms(head, 3, 5)
-    ids, log_p = head.sample(x, uncond, 2.0, 1.0, noise)
+    x, noise = features(6, 5), uniforms(head, 3, 5)
+    ids, log_p = head.sample(x, (2.0,), 1.0, noise)
     for i in range(3):
-        one, its = head.sample(x[i : i + 1], uncond[i : i + 1], 2.0, 1.0, noise[i : i + 1])
+        one, its = head.sample(x[i::3], (2.0,), 1.0, noise[i : i + 1])
         assert torch.equal(one[0], ids[i])
         torch.testing.assert_close(its[0], log_p[i], rtol=1e-12, atol=1e-12)
-    assert torch.equal(head.sample(x, uncond, 2.0, 1.0, noise.float())[0], ids)
+    assert torch.equal(head.sample(x, (2.0,), 1.0, noise.float())[0], ids)
 
 
 @torch.no_grad()
-def test_guidance_1_is_the_conditional_and_costs_nothing(head: Any) -> None:
-    x, noise = features(2, 6), uniforms(head, 2, 6)
-    rows = []
-    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
-    hooks = [layer.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[0])) for layer in layers]
-    plain = head.sample(x, None, 1.0, 1.0, noise)
-    cost, rows[:] = list(rows), []
-    for scale in (1.0, 1):
-        guided = head.sample(x, features(2, 6), scale, 1.0, noise)
-        assert all(torch.equal(one, other) for one, other in zip(plain, guided, strict=True))
-    assert set(rows) == {2}  # the batch of the conditional half alone
-    for hook in hooks:
-        hook.remove()
-    if not hasattr(head, "steps"):
-        assert rows == 2 * cost
+@pytest.mark.parametrize("one", [1.0, torch.ones(1, 1)], ids=["number", "tensor"])
+def test_guidance_1_is_the_last_branch(head: Any, one: float | Tensor) -> None:
+    """To rounding: a product with more rows may add up in another order."""
+    x, noise = features(6, 6), uniforms(head, 2, 6)
+    for branches, scales in ((x[2:], (one,)), (x, (one, one)), (torch.cat([x[:2], x[:2], x[4:]]), (7.0, one))):
+        ids, log_p = head.sample(x[4:], (), 1.0, noise)
+        again, its = head.sample(branches, scales, 1.0, noise)
+        assert torch.equal(again, ids)
+        torch.testing.assert_close(its, log_p, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_equal_scales_are_one_scale(head: Any) -> None:
+    x, noise = features(6, 5), uniforms(head, 2, 5)
+    ids, log_p = head.sample(torch.cat([x[:2], x[4:]]), (2.5,), 1.0, noise)
+    again, its = head.sample(x, (2.5, 2.5), 1.0, noise)
+    assert torch.equal(again, ids)
+    torch.testing.assert_close(its, log_p, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(head.sample(x, (2.5, 0.5), 1.0, noise)[1], log_p)
+
+
+@torch.no_grad()
+def test_all_branches_are_one_batch(head: Any) -> None:
+    rows: list[int] = []
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear) and layer is not head.embed:
+            layer.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[0]))
+    head.sample(features(2, 6), (), 1.0, uniforms(head, 2, 6))
+    calls = len(rows)
+    head.sample(features(6, 6), (2.0, 3.0), 1.0, uniforms(head, 2, 6))
+    assert len(rows) == 2 * calls
 
 
 @torch.no_grad()
 def test_scales_by_token_are_those_of_each(head: Any) -> None:
-    x, uncond, noise = features(2, 3), features(2, 3), uniforms(head, 2, 3)
-    scales = torch.tensor([[1.0, 2.5, 0.0]])
-    ids, log_p = head.sample(x, uncond, scales, 1.0, noise)
-    for place, scale in enumerate(scales[0].tolist()):
+    x, noise = features(6, 3), uniforms(head, 2, 3)
+    scales = torch.tensor([[[1.0, 2.5, 0.0]], [[0.5, 3.0, 1.0]]])
+    ids, log_p = head.sample(x, tuple(scales), 1.0, noise)
+    for place in range(3):
         at = slice(place, place + 1)
-        one, its = head.sample(x[:, at], uncond[:, at], scale, 1.0, noise[:, at])
+        one, its = head.sample(x[:, at], scales[:, 0, place].tolist(), 1.0, noise[:, at])
         assert torch.equal(one, ids[:, at])
         torch.testing.assert_close(its, log_p[:, at])
-    by_sample = head.sample(x, uncond, torch.tensor([[1.0], [2.5]]), 1.0, noise)[0]
-    assert torch.equal(by_sample[1:], head.sample(x[1:], uncond[1:], 2.5, 1.0, noise[1:])[0])
+    by_sample = head.sample(x, (torch.tensor([[1.0], [2.5]]), 2.0), 1.0, noise)[0]
+    assert torch.equal(by_sample[1:], head.sample(x[1::2], (2.5, 2.0), 1.0, noise[1:])[0])
 
 
 @torch.no_grad()
 def test_temperature_0_takes_the_most_likely(head: Any) -> None:
-    x, uncond = features(), features()
-    ids, log_p = head.sample(x[None, None], uncond[None, None], 2.0, 0.0, uniforms(head, 1, 1))
+    branches, scales = features(3), (2.0, 0.5)
+    ids, log_p = head.sample(branches[:, None], scales, 0.0, uniforms(head, 1, 1))
     token = tuple(ids[0, 0].tolist())
     chosen = ids[0, 0].tolist() if not hasattr(head, "vocabulary") else [int(joint_ids(ids[0, 0], head.levels))]
-    pairs = zip(softmaxes(head, x, token), softmaxes(head, uncond, token), strict=True)
-    assert chosen == [int((u + 2 * (c - u)).argmax()) for c, u in pairs]
-    assert float(log_p.exp()) == pytest.approx(enumerated(head, x, uncond, 2.0)[token])
+    assert chosen == [int(logits.argmax()) for logits in guided(head, branches, scales, token)]
+    assert float(log_p.exp()) == pytest.approx(enumerated(head, branches, scales)[token])
 
 
 def test_losses_and_samples_agree(head: Any) -> None:
     x = features(2, 4)
-    ids, log_p = head.sample(x, None, 1.0, 1.0, uniforms(head, 2, 4))
+    ids, log_p = head.sample(x, (), 1.0, uniforms(head, 2, 4))
     torch.testing.assert_close(head.loss(x, ids), -log_p)
 
 
@@ -209,7 +236,7 @@ def test_losses_are_float32_under_autocast(head: Any) -> None:
     exact = head.loss(x, tokens)
     with torch.autocast("cpu", torch.bfloat16):
         loss = head.loss(x.bfloat16(), tokens)
-        ids, log_p = head.sample(x.bfloat16(), x.flip(0).bfloat16(), 2.0, 1.0, uniforms(head, 2, 30))
+        ids, log_p = head.sample(torch.cat([x.flip(0), x]).bfloat16(), (2.0,), 1.0, uniforms(head, 2, 30))
     assert loss.dtype == log_p.dtype == torch.float32
     torch.testing.assert_close(loss, exact, atol=0.1, rtol=0.05)
     assert all((ids[..., i] < level).all() for i, level in enumerate(head.levels))
@@ -291,7 +318,7 @@ def test_large_vocabularies_run(name: str) -> None:
     head = shaken(build_head({"name": name}, space=space(levels), width=WIDTH), 0.1)
     x, tokens = torch.randn(2, 16, WIDTH), torch.randint(2, (2, 16, len(levels)))
     assert (head.loss(x, tokens) > 0).all()
-    ids, log_p = head.sample(x, x.flip(0), 1.5, 1.0, uniforms(head, 2, 16), top_k=900, top_p=0.96)
+    ids, log_p = head.sample(torch.cat([x.flip(0), x]), (1.5,), 1.0, uniforms(head, 2, 16), top_k=900, top_p=0.96)
     assert ids.shape == tokens.shape
     assert log_p.dtype == torch.float32
 

@@ -59,7 +59,7 @@ def test_a_fresh_head_says_nothing() -> None:
     found = head.loss_at(x, target, torch.rand(7, 2, 5), noise)
     torch.testing.assert_close(found, (noise - target).square().mean(dim=-1))
     u = uniforms(head, 2, 5)
-    torch.testing.assert_close(head.sample(x, None, 1.0, 1.0, u)[0], torch.special.ndtri(u).float())
+    torch.testing.assert_close(head.sample(x, (), 1.0, u)[0], torch.special.ndtri(u).float())
 
 
 @pytest.mark.parametrize(("mean", "std", "repeats"), [(0.0, 1.0, 4), (-0.7, 0.5, 1), (0.3, 1.5, 3)])
@@ -91,48 +91,48 @@ def test_its_noise_is_fixed_out_of_training() -> None:
 
 
 def test_guidance_and_steps_are_euler_s_by_hand() -> None:
+    """Of two conditions, with a scale for each sample and one for all: the velocity's chain (InstructPix2Pix, equation 3)."""
     head = built("flow", None, steps=2)
-    x, uncond, u = features(2, 3), features(2, 3), uniforms(head, 2, 3)
+    x, u = features(6, 3), uniforms(head, 2, 3)
     scale = torch.tensor([[1.5], [1.0]]).double()
-    found, log_p = head.sample(x, uncond, scale, 0.9, u)
+    found, log_p = head.sample(x, (scale, 3.0), 0.9, u)
     assert log_p is None
     h = 0.9 * math.sqrt(2) * torch.erfinv(2 * u - 1)
     for t in (1.0, 0.5):
         level = torch.full((2, 3), t).double()
-        c, free = (head.velocity(h, level, head.condition(y)) for y in (x, uncond))
-        h = h - 0.5 * (free + scale[..., None] * (c - free))
+        free, some, full = (head.velocity(h, level, head.condition(y)) for y in x.chunk(3))
+        h = h - 0.5 * (free + scale[..., None] * (some - free) + 3 * (full - some))
     torch.testing.assert_close(found, h)
-    torch.testing.assert_close(found[1:], head.sample(x[1:], None, 1.0, 0.9, u[1:])[0])
+    torch.testing.assert_close(found[1:], head.sample(x[3::2], (3.0,), 0.9, u[1:])[0])
+    torch.testing.assert_close(head.sample(x, (2.0, 2.0), 0.9, u)[0], head.sample(torch.cat([x[:2], x[4:]]), (2.0,), 0.9, u)[0])
 
 
-def test_guidance_1_is_the_conditional_and_costs_nothing() -> None:
+def test_guidance_1_is_the_last_branch_and_all_are_one_batch() -> None:
     head = built("flow", None, steps=3)
-    x, u = features(2, 3), uniforms(head, 2, 3)
+    x, u = features(6, 3), uniforms(head, 2, 3)
     sizes: list[int] = []
     hook = head.final.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
-    plain = head.sample(x, None, 1.0, 1.0, u)[0]
-    assert torch.equal(plain, head.sample(x, features(2, 3), 1.0, 1.0, u)[0])
+    plain = head.sample(x[4:], (), 1.0, u)[0]
+    for scales in ((1.0, 1.0), (torch.ones(1, 1), 1.0)):
+        torch.testing.assert_close(head.sample(x, scales, 1.0, u)[0], plain, rtol=1e-12, atol=1e-12)
     hook.remove()
-    assert sizes == [2] * 6
-    torch.testing.assert_close(head.sample(x, features(2, 3), torch.ones(1, 1), 1.0, u)[0], plain)
+    assert sizes == [2] * 3 + [6] * 6
 
 
 def test_temperature_scales_the_noise() -> None:
     head = built("flow", None)
     x, u = features(1, 2), uniforms(head, 1, 2)
-    cold = head.sample(x, None, 1.0, 0.0, u)[0]
-    assert torch.equal(cold, head.sample(x, None, 1.0, 0.0, uniforms(head, 1, 2))[0])
-    assert torch.equal(cold, head.sample(x, None, 1.0, 1.0, torch.full_like(u, 0.5))[0])
+    cold = head.sample(x, (), 0.0, u)[0]
+    assert torch.equal(cold, head.sample(x, (), 0.0, uniforms(head, 1, 2))[0])
+    assert torch.equal(cold, head.sample(x, (), 1.0, torch.full_like(u, 0.5))[0])
 
 
 def test_a_sample_is_a_function_of_its_own_noise() -> None:
     head = built("flow", None)
     x, u = features(3, 5), uniforms(head, 3, 5)
-    whole = head.sample(x, None, 1.0, 1.0, u)[0]
+    whole = head.sample(x, (), 1.0, u)[0]
     for i in range(3):
-        torch.testing.assert_close(
-            head.sample(x[i : i + 1], None, 1.0, 1.0, u[i : i + 1])[0][0], whole[i], rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(head.sample(x[i : i + 1], (), 1.0, u[i : i + 1])[0][0], whole[i], rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_reach_every_weight() -> None:
@@ -150,7 +150,7 @@ def test_losses_are_float32_under_autocast() -> None:
     exact = head.loss(x, target)
     with torch.autocast("cpu", torch.bfloat16):
         loss = head.loss(x.bfloat16(), target.bfloat16())
-        drawn = head.sample(x.bfloat16(), x.flip(0).bfloat16(), 2.0, 1.0, uniforms(head, 2, 6))[0]
+        drawn = head.sample(torch.cat([x.flip(0), x]).bfloat16(), (2.0,), 1.0, uniforms(head, 2, 6))[0]
     assert loss.dtype == torch.float32
     assert drawn.dtype == torch.float32
     torch.testing.assert_close(loss, exact, atol=0.05, rtol=0.05)
@@ -160,7 +160,7 @@ def test_ids_are_for_other_heads() -> None:
     head = built("flow", None)
     for top_k, top_p in ((5, 1.0), (0, 0.9)):
         with pytest.raises(UserError, match=r"^Continuous latents have no most likely ids to keep: leave top_k=0 and top_p=1"):
-            head.sample(features(1, 2), None, 1.0, 1.0, uniforms(head, 1, 2), top_k, top_p)
+            head.sample(features(1, 2), (), 1.0, uniforms(head, 1, 2), top_k, top_p)
 
 
 def test_it_is_a_head() -> None:
@@ -211,7 +211,7 @@ def test_a_mixture_in_the_plane_is_recovered() -> None:
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        drawn, _ = head.sample(told.expand(2, 1500, WIDTH), None, 1.0, 1.0, uniforms(head, 2, 1500))
+        drawn, _ = head.sample(told.expand(2, 1500, WIDTH), (), 1.0, uniforms(head, 2, 1500))
     for which in range(2):
         fresh = mixture(1500, which)
         normal = fresh.mean(dim=0) + torch.randn(1500, 2) @ torch.linalg.cholesky(fresh.T.cov()).T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -19,8 +20,6 @@ from vidgen.samplers.guidance import Guidance, GuidanceOptions
 
 __all__ = ["Conditioner", "Part"]
 
-UNGUIDED = GuidanceOptions()
-
 GIVEN_BY = {"num_classes": "labels", "num_actions": "actions"}
 """What of the data a part needs at least one of, and how it is called."""
 
@@ -35,7 +34,7 @@ class Conditioner(nn.Module):
         num_classes: labels the data has; without any the part ``label``, which every recipe has, falls away.
         num_actions: actions the data has.
         vocabulary: the words of the data's captions.
-        guidance: how samples are guided by it.
+        guidance: how samples are guided by it; None: not.
 
     Attributes:
         needs_context: whether there are parts that give tokens, so that the trunk needs cross-attention.
@@ -53,10 +52,10 @@ class Conditioner(nn.Module):
         num_classes: int = 0,
         num_actions: int = 0,
         vocabulary: Sequence[str] = (),
-        guidance: GuidanceOptions = UNGUIDED,
+        guidance: GuidanceOptions | None = None,
     ) -> None:
         super().__init__()
-        self.guidance = guidance
+        self.guidance = guidance or GuidanceOptions()
         given = {
             "width": width,
             "space": space,
@@ -160,7 +159,8 @@ class Conditioner(nn.Module):
             condition: what the samples are told; its ``negative`` takes the place of the nulls that guidance leads away from.
             batch: clips.
             scale: of all that they are told together, or of each part by its name: these are guided one after another in that
-                order, after those that are not named, which are not guided. None: what the options of guidance say.
+                order, each given those before it, and after those that are not named, whose scale is 1. Neighbours of equal scale
+                are one. None: what the options of guidance say.
 
         Raises:
             UserError: on an unknown part.
@@ -175,7 +175,10 @@ class Conditioner(nn.Module):
         else:
             named = [(self.names, float(scale))]
         away = full.negative or Condition()
-        steps = [(names, value) for names, value in named if value != 1 and self._differ(full, away, names)]
+        told = [(names, value) for names, value in named if self._differ(full, away, names)]
+        steps = [(tuple(chain(*(names for names, _ in same))), value) for value, same in groupby(told, key=lambda one: one[1])]
+        if steps and steps[0][1] == 1:  # a later one is what those before it are guided under, so it stays
+            del steps[0]
         branches = [replace(full, negative=None)]
         for names, _ in reversed(steps):
             nulls: dict[str, Any] = {self.parts[name].field: getattr(away, self.parts[name].field) for name in names}

@@ -37,7 +37,7 @@ from vidgen.nn.tokens import Tokens
 from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.discrete import check_truncation
-from vidgen.samplers.guidance import GuidanceOptions, Schedule
+from vidgen.samplers.guidance import Guidance, GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_uniform
 
 ROUTES = {
@@ -270,7 +270,7 @@ class AR(nn.Module):
         start: int = 0,
         first: int = 0,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> Latent:
@@ -291,20 +291,26 @@ class AR(nn.Module):
         places = self.places(grids, start, prefix, device, aligned=True)
         begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
         noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
-        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("ar")
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         order = generation_order(self.spec, grids, self.order).to(device)
-        strengths = [guidance.strength(rank / max(len(order) - 1, 1)) for rank in range(len(order))]  # whatever is known
-        guided = any(strength != 1 for strength in strengths)
-        scales = torch.tensor([*strengths, 1.0], device=device)[F.pad(order.argsort(), (0, 1), value=len(order))[places.token]]
-        told = self._told(guidance.stacked if guided else guidance.branches[-1], 1 + guided, num, places, grids, start)
+        progress = [rank / max(len(order) - 1, 1) for rank in range(len(order))]  # whatever is known
+        branches, copies = guidance.at(*progress)
+        scales = self._scales(guidance, progress, order, places) if copies > 1 else ()
+        told = self._told(branches, copies, num, places, grids, start)
         walk = _Walk(self, F.pad(tokens, (0, 0, 0, 1)), places, told, begin, start, past)
         for place in range(begin, places.length):
-            features, other = walk.features(place)
-            u = _take(noise, places.token[:, place : place + 1].clamp_max(tokens.shape[1] - 1))
-            scale = scales[:, place : place + 1]
-            drawn, _ = self.head.sample(features, other, scale, temperature, u, self.top_k, self.top_p)
+            at = slice(place, place + 1)
+            u = _take(noise, places.token[:, at].clamp_max(tokens.shape[1] - 1))
+            weights = [scale[:, at] for scale in scales]
+            drawn, _ = self.head.sample(walk.features(place), weights, temperature, u, self.top_k, self.top_p)
             walk.write(place, drawn)
         return self.tokens.latent(walk.tokens[:, :-1], shape, start, condition)
+
+    def _scales(self, guidance: Guidance, progress: Sequence[float], order: Tensor, places: Places) -> tuple[Tensor, ...]:
+        """The scales of guidance at each place, (b, L) from every branch to the next; where there is no token, 1."""
+        none = (1.0,) * len(guidance.scales)
+        table = torch.tensor([*(guidance.weights(one) or none for one in progress), none], device=order.device)
+        return table[F.pad(order.argsort(), (0, 1), value=len(order))[places.token]].unbind(-1)
 
     def _split(self, known: Tensor | None, grids: tuple[Shape, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Of known tokens (B, N) those that come as a prefix, and those that count as generated before; None where none do.
@@ -322,12 +328,12 @@ class AR(nn.Module):
 
 @dataclass(frozen=True)
 class _Told:
-    """The conditions of one batch, or of two, that which guidance leads away from first.
+    """The conditions of one batch, or of all branches of guidance, branch after branch.
 
     Attributes:
         c: (copies * B, 1 or L, width).
         context: what cross-attention sees.
-        copies: 1, or 2.
+        copies: how many branches.
     """
 
     c: Tensor
@@ -342,7 +348,7 @@ class _Walk:
         model: whose network goes.
         tokens: (B, N + 1, E), with those that are known or were generated before.
         places: of all tokens.
-        told: the conditions, one copy of the batch or two.
+        told: the conditions of each copy of the batch.
         begin: places that are done; they go through the network at once.
         start: absolute index of the first cell.
         past: (B, N) tokens that stay as they are, though they have places after ``begin``.
@@ -364,7 +370,7 @@ class _Walk:
             self._passed(0, begin, self._at_once(begin))
 
     def _copied(self, value: Tensor) -> Tensor:
-        """For both copies of the batch, where it is not the same for all samples."""
+        """For all copies of the batch, where it is not the same for all samples."""
         return value if len(value) == 1 else value.repeat(self.told.copies, *[1] * (value.ndim - 1))
 
     def _at_once(self, begin: int) -> Tensor | tuple[int, ...] | None:
@@ -375,16 +381,12 @@ class _Walk:
             return None
         return self.places.part(0, begin).mask(self.model.time_window) if self.model.time_window else (1,) * begin
 
-    def features(self, place: int) -> tuple[Tensor, Tensor | None]:
-        """What the head draws the token of the next place from, (B, 1, width), and what guidance leads away from."""
+    def features(self, place: int) -> Tensor:
+        """What the head draws the token of the next place from, (copies * B, 1, width)."""
         if gone := self.oldest[place] - self.dropped:
             self.cache.drop(0, gone)
             self.dropped += gone
-        x = self._passed(place, place + 1, None if self.seen is None else self.seen[..., place : place + 1, : place + 1])
-        if self.told.copies == 1:
-            return x, None
-        other, one = x.chunk(2)
-        return one, other
+        return self._passed(place, place + 1, None if self.seen is None else self.seen[..., place : place + 1, : place + 1])
 
     def _passed(self, begin: int, end: int, mask: Tensor | tuple[int, ...] | None) -> Tensor:
         x = self.model.inputs(self.tokens, self.places.part(begin, end)) + self.where[:, begin:end]

@@ -283,7 +283,7 @@ class MaskGIT(nn.Module):
         start: int = 0,
         first: int = 0,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> Latent:
@@ -304,7 +304,7 @@ class MaskGIT(nn.Module):
             own = seed if temperature > 0 else 0
             return sample_uniform(num, shape, seed=own, first=first, start=start, device=device, draw=draw)
 
-        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("maskgit")
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         work = _Work(guidance, steps, temperature, grids, start)
         remaining = unmask.masked_counts(unknown, steps, self.mask_schedule)
         if self.order == "confidence":
@@ -337,8 +337,7 @@ class MaskGIT(nn.Module):
             u = noise[step if len(noise) > 1 else 0]
             if at is not None:
                 x, u = _take(x, at.repeat(copies, 1)), _take(u, at)
-            free, x = x.chunk(2) if copies > 1 else (None, x)
-            return self.head.sample(x, free, work.guidance.strength(progress), work.temperature, u, self.top_k, self.top_p)
+            return self.head.sample(x, work.guidance.weights(progress), work.temperature, u, self.top_k, self.top_p)
 
         return draw
 

@@ -332,7 +332,7 @@ class VAR(nn.Module):
         start: int = 0,
         first: int = 0,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         temperature: float = 1.0,
         seed: int = 0,
     ) -> Latent:
@@ -345,11 +345,11 @@ class VAR(nn.Module):
             raise UserError(f"var takes a step for each of its {self.scales} scales, and not {steps}: leave steps out.")
         self.conditioner.check(condition)
         grids = self.spec.grids(shape, start)
-        guidance = self.conditioner.guide(condition, num, scale=guidance_scale).single("var")
-        strengths = [guidance.strength(scale / max(self.scales - 1, 1)) for scale in range(self.scales)]
-        guided = any(strength != 1 for strength in strengths)
-        blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start, copies=1 + guided)
-        view = self._view(guidance.stacked if guided else guidance.branches[-1], given, (1 + guided) * num, grids, start)
+        guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
+        progress = [scale / max(self.scales - 1, 1) for scale in range(self.scales)]
+        told, copies = guidance.at(*progress)
+        blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start, copies=copies)
+        view = self._view(told, given, copies * num, grids, start)
         stream = _Stream(self, view, blocks)
         ids: list[Tensor] = []
         finished: list[tuple[Tensor, list[Tensor]]] = []
@@ -359,11 +359,10 @@ class VAR(nn.Module):
             x = stream.next(block, z)
             if block.scale == self.scales:
                 continue
-            size = (prod(block.grid), self.head.draws)
+            size, weights = (prod(block.grid), self.head.draws), guidance.weights(progress[block.scale])
             tokens, _ = self.head.sample(
-                x[-num:],
-                x[:num] if guided else None,
-                strengths[block.scale],
+                x if weights else x[-num:],
+                weights,
                 temperature,
                 sample_uniform(num, size, seed=seed, first=first, start=start, device=x.device, draw=index),
                 self.top_k[block.scale],

@@ -5,6 +5,7 @@ Sources: MaskGIT, VideoGPT and VAR, whose heads it is. Deviations: the embedding
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor, nn
@@ -57,14 +58,13 @@ class Categorical(nn.Module):
     def sample(
         self,
         x: Tensor,
-        uncond: Tensor | None,
-        scale: float | Tensor,
+        scales: Sequence[float | Tensor],
         temperature: float,
         noise: Tensor,
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Ids (B, n, L) and their log-probabilities (B, n), from uniforms (B, n, 1); see :class:`vidgen.protocols.Head`."""
-        logits = guided(self.logits, x, uncond, scale)
+        logits = guided(self.logits, x, scales)
         joint, log_p = sample_logits(logits, noise[..., 0], temperature, top_k, top_p)
         return split_ids(joint, self.levels), log_p

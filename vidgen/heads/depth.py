@@ -11,6 +11,7 @@ Moshi every stage sees the trunk's output and has its own output layer. Label sm
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -80,8 +81,7 @@ class Depth(nn.Module):
     def sample(
         self,
         x: Tensor,
-        uncond: Tensor | None,
-        scale: float | Tensor,
+        scales: Sequence[float | Tensor],
         temperature: float,
         noise: Tensor,
         top_k: int = 0,
@@ -91,16 +91,15 @@ class Depth(nn.Module):
 
         Every stage is guided, tempered and truncated by itself.
         """
-        state, free = self.input(x), None if uncond is None else self.input(uncond)
+        state = self.input(x)
         drawn, log_ps = [], []
         for step, (u, levels) in enumerate(zip(self.split(noise), self.steps, strict=True)):
-            logits = guided(partial(self._predict, step), state, free, scale)
+            logits = guided(partial(self._predict, step), state, scales)
             ids, log_p = sample_subids(logits, u, levels, temperature, top_k, top_p)
             drawn.append(ids)
             log_ps.append(log_p)
             if step < len(self.before):
-                known = self.before[step](ids)
-                state, free = state + known, None if free is None else free + known
+                state = state + self.before[step](ids).repeat(1 + len(scales), 1, 1)
         return torch.cat(drawn, dim=-1), torch.stack(log_ps).sum(dim=0)
 
     def _predict(self, step: int, state: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ not see the difference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from vidgen.heads.subids import discrete_levels, guided, logits_layer, nll, sample_subids, subid_embedding
@@ -42,8 +44,7 @@ class Factored(nn.Module):
     def sample(
         self,
         x: Tensor,
-        uncond: Tensor | None,
-        scale: float | Tensor,
+        scales: Sequence[float | Tensor],
         temperature: float,
         noise: Tensor,
         top_k: int = 0,
@@ -53,4 +54,4 @@ class Factored(nn.Module):
 
         Each softmax is truncated by itself.
         """
-        return sample_subids(guided(self.logits, x, uncond, scale), noise, self.levels, temperature, top_k, top_p)
+        return sample_subids(guided(self.logits, x, scales), noise, self.levels, temperature, top_k, top_p)

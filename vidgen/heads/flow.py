@@ -11,6 +11,9 @@ is and lowers its variance; temperature scales the noise that it starts from, th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,8 +112,7 @@ class Flow(nn.Module):
     def sample(
         self,
         x: Tensor,
-        uncond: Tensor | None,
-        scale: float | Tensor,
+        scales: Sequence[float | Tensor],
         temperature: float,
         noise: Tensor,
         top_k: int = 0,
@@ -122,13 +124,10 @@ class Flow(nn.Module):
             UserError: for ``top_k`` or ``top_p``, which real numbers do not have.
         """
         check_truncation(None, top_k, top_p)
-        condition, free = self.condition(x), None if uncond is None else self.condition(uncond)
+        condition = self.condition(x)
 
         def field(h: Tensor, t: Tensor) -> Tensor:
-            def velocity(told: Tensor) -> Tensor:
-                return self.velocity(h.repeat(len(told) // len(h), 1, 1), t, told)
-
-            return guided(velocity, condition, free, scale)
+            return guided(partial(self.velocity, h.repeat(1 + len(scales), 1, 1), t), condition, scales)
 
         start = (temperature * torch.special.ndtri(noise)).to(self.embed.weight.dtype)
         return euler(field, start, flow.sampling_times(self.steps, device=x.device)), None

@@ -61,17 +61,19 @@ def sample_subids(
     return ids, log_p.sum(dim=-1)
 
 
-def guided(predict: Callable[[Tensor], Tensor], x: Tensor, uncond: Tensor | None, scale: float | Tensor) -> Tensor:
-    """``predict(x)``, guided away from ``predict(uncond)``, at least float32; at scale 1, or without ``uncond``, itself and free.
+def guided(predict: Callable[[Tensor], Tensor], x: Tensor, scales: Sequence[float | Tensor]) -> Tensor:
+    """The guided prediction (B, n, ...), at least float32, from those of all branches ((1 + K) B, n, width), made as one batch.
 
-    Both are predicted as one batch. A tensor of scales (B|1, n|1) is one for each token.
+    With p_0 under the fewest conditions to p_K under all, it is p_K + sum_k (s_k - 1) (p_k - p_(k-1)):
+    :func:`vidgen.samplers.guidance.guide_chain` in the form that is exact at scale 1. A tensor of scales (B|1, n|1) is one for
+    each token.
     """
-    if uncond is None or (not isinstance(scale, Tensor) and scale == 1):
-        return precise(predict(x))
-    conditional, unconditional = precise(predict(torch.cat([x, uncond]))).chunk(2)
-    if isinstance(scale, Tensor):
-        scale = scale.unsqueeze(-1).to(conditional.dtype)
-    return conditional + (scale - 1) * (conditional - unconditional)  # guide() in the form that is exact at scale 1
+    branches = precise(predict(x)).chunk(1 + len(scales))
+    total = branches[-1]
+    for more, fewer, scale in zip(branches[1:], branches, scales, strict=False):
+        weight = scale.unsqueeze(-1).to(total.dtype) if isinstance(scale, Tensor) else scale
+        total = total + (weight - 1) * (more - fewer)
+    return total
 
 
 def subid_embedding(levels: Sequence[int], width: int) -> nn.Module:

@@ -108,31 +108,14 @@ class Guidance:
         found = tuple(guidance_weight(scale, progress, options.interval, options.schedule) for scale in self.scales)
         return found if any(weight != 1 for weight in found) else ()
 
-    def strength(self, progress: float) -> float:
-        """The scale at ``progress`` where there is one for all conditions; 1 is none."""
-        return next(iter(self.weights(progress)), 1.0)
+    def at(self, *progress: float) -> tuple[Condition, int]:
+        """The condition of the batch that the network runs on at ``progress``, and how many copies of the clips that is.
 
-    def single(self, generator: str) -> Guidance:
-        """Itself, for a ``generator`` whose head joins two predictions and no more.
-
-        Raises:
-            UserError: where there are several scales.
+        Of several, where keys and values are kept from one to the next: all copies if any of them is guided.
         """
-        if len(self.scales) > 1:
-            count = len(self.scales)
-            raise UserError(f"{generator} is guided by one scale for all conditions, and these are {count}: give one number.")
-        return self
-
-    def at(self, progress: float) -> tuple[Condition, int]:
-        """The condition of the batch that the network runs on at ``progress``, and how many copies of the clips that is."""
-        if not self.weights(progress):
+        if not any(self.weights(one) for one in progress):
             return self.branches[-1], 1
-        return self.stacked, len(self.branches)
-
-    @property
-    def stacked(self) -> Condition:
-        """All branches as the condition of one batch, branch after branch."""
-        return Condition.cat(self.branches, self.batch)
+        return Condition.cat(self.branches, self.batch), len(self.branches)
 
     def join(self, predictions: Tensor, progress: float) -> Tensor:
         """The guided prediction from those of all copies."""
