@@ -28,6 +28,7 @@ GROUPS = {
     "conditioning": "generator/conditioning",
     "data": "data",
     "extractors": "extractor",
+    "metrics": "metric",
 }
 """Where each kind of part keeps its recipes."""
 

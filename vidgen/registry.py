@@ -25,6 +25,7 @@ GIVEN = {
     "generators": ("space", "num_classes", "num_actions", "vocabulary"),
     "heads": ("space", "width"),
     "conditioning": ("width", "space", "num_classes", "num_actions", "vocabulary"),
+    "metrics": ("extractor", "ddof", "keep_features", "reset_real_features"),
 }
 """Options that are filled in by whoever builds the part, so that no recipe has them."""
 
