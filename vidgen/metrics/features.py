@@ -89,7 +89,8 @@ class FeatureSets(Metric):
             raise UserError(f"Features of {' and of '.join(map(str, sorted(dims)))} numbers cannot be compared: {ONE}.")
         (self.dim,) = dims
         for name, features in made.items():
-            self.keep(name, features)
+            if len(features):
+                self.keep(name, features)
 
     def keep(self, name: str, features: Tensor) -> None:
         """Add rows to the state ``name``."""

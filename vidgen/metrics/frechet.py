@@ -32,6 +32,13 @@ from vidgen.metrics.statistics import FeatureStats
 BLOCKS = 20
 """What the jackknife leaves out, one after another, of each set: with so many the error itself is known to about a tenth."""
 
+EPSILON = torch.finfo(torch.float64).eps
+PRECISE = 1e-10
+"""What the roots of eigenvalues may lose by rounding, as a share of their sum."""
+
+STRIP = 64
+"""Columns of a product that are taken at once."""
+
 
 def frechet_from_features(a: Tensor, b: Tensor, *, ddof: int = 1) -> Tensor:
     """The distance of two sets of features, (N, d) and (M, d): a float64 scalar, exactly 0 where they are the same.
@@ -46,7 +53,7 @@ def frechet_from_features(a: Tensor, b: Tensor, *, ddof: int = 1) -> Tensor:
     """
     a, b = check_sets(a, b, least=2)
     if min(len(a), len(b)) > a.shape[1]:
-        value = _by_eigenvalues(*(_moments(rows, ddof) for rows in (a, b)))
+        value = _by_eigenvalues(_statistics(a), _statistics(b), ddof)
         if value is not None:
             return value
     return _by_singular_values(*(_normal(rows, ddof) for rows in (a, b)))
@@ -56,9 +63,10 @@ def frechet_from_stats(a: FeatureStats, b: FeatureStats, *, ddof: int = 1) -> Te
     """The distance of two sets of which only statistics are left; see :func:`frechet_from_features`."""
     if a.n and b.n and a.dim != b.dim:
         raise UserError(f"Statistics of features of {a.dim} and of {b.dim} numbers cannot be compared: {ONE}.")
-    moments = [(stats.mean, stats.covariance(ddof)) for stats in (a, b)]
-    value = _by_eigenvalues(*moments) if min(a.n, b.n) > a.dim else None
-    return _by_singular_values(*(_Normal(mean, _root(covariance)) for mean, covariance in moments)) if value is None else value
+    value = _by_eigenvalues(a, b, ddof) if min(a.n, b.n) > a.dim > 0 else None
+    if value is not None:
+        return value
+    return _by_singular_values(*(_Normal(stats.mean, _root(stats.covariance(ddof))) for stats in (a, b)))
 
 
 def frechet(generated: Tensor, real: Tensor, *, ddof: int = 1) -> Estimate:
@@ -156,31 +164,33 @@ class Frechet(FeatureSets):
 # The distance ---------------------------------------------------------------------------------------------------------------
 
 
-EPSILON = torch.finfo(torch.float64).eps
-PRECISE = 1e-10
-"""What the roots of eigenvalues may lose by rounding, as a share of their sum."""
-
-Moments = tuple[Tensor, Tensor]
-"""Mean (d,) and covariance (d, d)."""
+def _statistics(rows: Tensor) -> FeatureStats:
+    stats = FeatureStats(device=rows.device)
+    stats.update(rows)
+    return stats
 
 
-def _moments(rows: Tensor, ddof: int) -> Moments:
-    mean = rows.mean(dim=0)
-    rows = rows - mean
-    return mean, rows.T @ rows / (len(rows) - ddof)
-
-
-def _by_eigenvalues(a: Moments, b: Moments) -> Tensor | None:
+def _by_eigenvalues(a: FeatureStats, b: FeatureStats, ddof: int) -> Tensor | None:
     """None where it would cost digits: an eigenvalue is exact to the size of the largest, and its root to that over itself."""
-    root, failed = torch.linalg.cholesky_ex(a[1])
+    root, failed = torch.linalg.cholesky_ex(a.scatter)
     if failed:
         return None
-    values = torch.linalg.eigvalsh(root.T @ b[1] @ root)
+    values = torch.linalg.eigvalsh(_congruent(root, b.scatter)) / ((a.n - ddof) * (b.n - ddof))
     overlap = values.clamp(min=0).sqrt()
     lost = (EPSILON * values[-1] / overlap).sum()
     if not lost <= PRECISE * overlap.sum():
         return None
-    return _summed(a[0] - b[0], a[1].trace() + b[1].trace(), overlap.sum(), lost + len(values) * EPSILON * overlap.sum())
+    spread = a.scatter.trace() / (a.n - ddof) + b.scatter.trace() / (b.n - ddof)
+    return _summed(a.mean - b.mean, spread, overlap.sum(), lost + len(values) * EPSILON * spread)
+
+
+def _congruent(root: Tensor, scatter: Tensor) -> Tensor:
+    """root^T scatter root, of a lower triangular root, and of the result the lower triangle: by strips a third of the work."""
+    product = torch.zeros_like(scatter)
+    for start in range(0, len(root), STRIP):
+        rest, strip = slice(start, None), slice(start, start + STRIP)
+        product[rest, strip] = root[rest, rest].T @ (scatter[rest, rest] @ root[rest, strip])
+    return product
 
 
 @dataclass(frozen=True)
