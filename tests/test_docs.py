@@ -201,6 +201,7 @@ FIT_EXAMPLES = [
     *("tokenizer.backbone.decoder_depths=[1]", "tokenizer.training.steps=3", "generator.training.steps=3"),
     *("generator.training.clips=8", "generator.training.batch_size=4", "tokenizer.training.batch_size=2"),
     *("evaluation.clips=2", "evaluation.samples=3", "evaluation.shown=1", "trainer.log_every=1", "trainer.precision=fp32"),
+    "evaluation.metrics=[flicker]",
 ]
 
 
@@ -238,7 +239,7 @@ def test_the_examples_are_found_by_name(copy: Path) -> None:
     listed = json.loads(python("-m", "vidgen", "list", "--json", folder=copy).stdout)
     assert listed["quantizers"]["ternary"] == "Every channel rounded to -1, 0 or 1."
     assert "normal" in listed["generators"]
-    assert listed["metrics"]["flicker"].startswith("``flicker``: how far")
+    assert listed["metrics"]["flicker"].startswith("How far each frame's change is")
 
 
 def test_our_own_tests_cover_the_examples(copy: Path) -> None:

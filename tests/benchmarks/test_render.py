@@ -67,7 +67,7 @@ def test_a_column_never_holds_figures_of_two_protocols(make_run: Make, results: 
     assert len(cells(render.all_results())) > 1
     add("run-2", "run@4567abcd, 256 real clips")
     for table in (render.results, render.all_results):
-        with pytest.raises(UserError, match="samples/motion_fd of runs.jsonl holds figures of run@0123abcd and of run@4567abcd"):
+        with pytest.raises(UserError, match=r"samples/motion_fd of runs.jsonl holds figures of run@0123abcd and of run@4567abcd"):
             table()
 
 

@@ -74,11 +74,11 @@ def test_the_weights_of_the_extractor_are_hashed() -> None:
     [
         (
             {"data": {"clip": "randm"}},
-            "protocol.data.clip is one of first, center, random, all, and randm is not. Did you mean random?",
+            "protocol.data.clip is one of first, center, random, all, and randm is not. Did you mean 'random'?",
         ),
         ({"data": {"stride": 0}}, "protocol.data.stride=0 makes no clip"),
-        ({"metric": {"measures": ["frechett"]}}, "Did you mean frechet?"),
-        ({"data": {"strid": 1}}, "Did you mean stride?"),
+        ({"metric": {"measures": ["frechett"]}}, "Did you mean 'frechet'?"),
+        ({"data": {"strid": 1}}, "Did you mean 'stride'?"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(change: dict, sentence: str) -> None:

@@ -64,6 +64,7 @@ class Evaluation:
             shown=options["shown"],
             device=self.device,
             precision=self._autocast,
+            metrics=options["metrics"],
             see=distances.see,
         )
         self._record([*found.results, *distances.of_reconstructions()], step)

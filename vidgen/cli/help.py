@@ -34,9 +34,14 @@ COMMANDS = {
     ),
     "eval": Command(
         usage="vidgen eval [-m] [key=value ...]",
-        examples=("vidgen eval", "vidgen eval run=runs/latest evaluation.samples=64", "vidgen eval seed=1 out=eval-seed-1"),
+        examples=(
+            "vidgen eval run=runs/latest evaluation.samples=64",
+            "vidgen eval real=VIDEOS fake=SAMPLES",
+            "vidgen eval real=worlds:test fake=runs/latest protocol=worlds out=worlds-table",
+        ),
         inner="evaluation.clips=64",
-        output="a report of its own in the run, eval/report.html, with the rows and pictures that it shows.",
+        output="a report of its own in the run, eval/report.html; of 'real' and 'fake' a table that grows by a row each time,\n"
+        "eval/table.md and table.tex, with every figure in results.json.",
     ),
     "sample": Command(
         usage="vidgen sample [-m] [key=value ...]",
@@ -102,9 +107,10 @@ COMMANDS = {
     ),
     "doctor": Command(
         purpose="Looks at versions, devices, decoders, disk and compiler, and says what to do about what is missing.",
-        usage="vidgen doctor",
+        usage="vidgen doctor [--fvd FILE [--long]]",
         examples=("vidgen doctor",),
-        output="a line for each thing looked at. The exit status is 1 where something that vidgen needs is missing.",
+        output="a line for each thing looked at. The exit status is 1 where something that vidgen needs is missing. --fvd FILE\n"
+        "holds I3D's weights against published distances, and --long against one more, for some ten minutes.",
     ),
 }
 

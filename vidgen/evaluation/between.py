@@ -207,8 +207,8 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
     metric = measured(real, fake)
     if hasattr(metric, "estimate"):
         estimate = metric.estimate()
-        add(name, estimate.value, estimate.standard_error)
-        if estimate.extrapolated is not None:
+        add(name, estimate.value, getattr(estimate, "standard_error", None))
+        if getattr(estimate, "extrapolated", None) is not None:
             add(f"{name}_extrapolated", estimate.extrapolated, estimate.extrapolated_error)
         found.warnings += [f"{name}: {warning}" for warning in estimate.warnings]
         return

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidgen.config import load, preset_names
+from vidgen.config import load
 from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.folder import Folder
 from vidgen.data.worlds import Worlds, parse_caption
 from vidgen.data.worlds.parse import read_things
 from vidgen.data.worlds.recipe import GROUND
+from vidgen.errors import UserError
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
@@ -28,7 +29,7 @@ from vidgen.metrics.psnr import PSNR
 from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
 from vidgen.protocols import Data
-from vidgen.registry import build
+from vidgen.registry import build, find, options
 
 PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
 SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
@@ -112,9 +113,20 @@ class Judge:
         ]
 
 
-def added_metrics() -> dict[str, Any]:
-    """The measures of ``configs/metric``, built: whatever has a recipe there is shown every reconstruction with its original."""
-    return {name: build("metrics", load("metric", name)) for name in preset_names("metric")}
+def pair_metrics(names: Sequence[str]) -> dict[str, Any]:
+    """The measures ``names`` of ``configs/metric``, built, which are shown every reconstruction with its original.
+
+    Raises:
+        UserError: on an unknown name, or one of a measure that compares sets and not pairs.
+    """
+    recipes = {name: load("metric", name) for name in names}
+    for name, recipe in recipes.items():
+        if "extractor" in options(find("metrics", recipe["name"])):
+            raise UserError(
+                f"'{name}' compares sets of clips and not each with its original: leave it out of evaluation.metrics, and give "
+                f"'vidgen eval real=RUN:test fake=RUN protocol.metric.measures=[{name}]'."
+            )
+    return {name: build("metrics", recipe) for name, recipe in recipes.items()}
 
 
 def measure_tokenizer(
@@ -127,15 +139,16 @@ def measure_tokenizer(
     shown: int,
     device: torch.device,
     precision: Precision,
+    metrics: Sequence[str] = (),
     see: Callable[[str, np.ndarray], None] = lambda subject, pixels: None,
 ) -> Measured:
     """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass.
 
-    ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
+    ``metrics`` are further measures of pairs by name; ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
     """
     psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
     mean_frame, last_frame, before = PSNR(), PSNR(), PSNR()
-    added = {name: metric.to(device) for name, metric in added_metrics().items()}
+    added = {name: metric.to(device) for name, metric in pair_metrics(metrics).items()}
     usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
     ground = _ground(data)

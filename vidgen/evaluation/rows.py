@@ -328,6 +328,10 @@ MEASURES |= {
 """What each name of a figure means. Names that are not here are shown too, as they are written."""
 
 
+ACRONYMS = ("psnr", "ssim", "ms", "lpips", "kvd", "vgg")
+"""Words of names that are written in capitals."""
+
+
 def measure(name: str) -> Measure:
     """What ``name`` means: ``samples/law_legal/bounce`` as ``samples/law_legal`` narrowed, an unknown name by its own words.
 
@@ -348,4 +352,7 @@ def measure(name: str) -> Measure:
 def _added(name: str) -> Measure:
     cls: Any = find("metrics", load("metric", name)["name"])
     better: dict[bool | None, Better] = {True: "higher", False: "lower"}
-    return Measure(name.replace("_", " ").capitalize(), cls.unit, better.get(cls.higher_is_better), describe("metric", name))
+    label = " ".join(word.upper() if word in ACRONYMS else word for word in name.split("_"))
+    return Measure(
+        label[:1].upper() + label[1:], getattr(cls, "unit", ""), better.get(cls.higher_is_better), describe("metric", name)
+    )
