@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from vidgen.metrics.frechet import frechet_from_features
 
 from vidgen import UserError
 from vidgen.cli import main
@@ -19,6 +18,7 @@ from vidgen.evaluation import tables
 from vidgen.evaluation.between import Comparison, Looking, compare
 from vidgen.evaluation.protocol import Protocol, preset
 from vidgen.evaluation.sources import Source
+from vidgen.metrics.frechet import frechet_from_features
 from vidgen.metrics.psnr import psnr
 
 SMALL = {"data": {"frames": 3}}

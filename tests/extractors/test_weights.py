@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vidgen import UserError
+from vidgen.download import sha256_of
 from vidgen.extractors import weights
-from vidgen.extractors.weights import Published, blob_of, download, load, sha256_of, weights_file
+from vidgen.extractors.weights import Published, blob_of, download, load, weights_file
 
 BODY = bytes(range(256)) * 40
 HASH = hashlib.sha256(BODY).hexdigest()

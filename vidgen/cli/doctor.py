@@ -97,9 +97,10 @@ def examine_fvd(file: str, *, long: bool = False) -> Iterator[Finding]:
     Raises:
         UserError: where the file is not there or has other weights.
     """
+    from vidgen.download import sha256_of
     from vidgen.extractors import golden
     from vidgen.extractors.i3d import I3D, PUBLISHED
-    from vidgen.extractors.weights import blob_of, sha256_of, weights_file
+    from vidgen.extractors.weights import blob_of, weights_file
 
     path = weights_file("i3d", file, None, PUBLISHED["styleganv"])
     network = I3D(path=str(path)).network

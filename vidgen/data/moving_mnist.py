@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidgen.data.download import download as fetch
 from vidgen.data.worlds.draw import Draw
+from vidgen.download import fetched
 from vidgen.errors import UserError, did_you_mean
 
 Digits = NDArray[np.uint8]
@@ -147,7 +147,8 @@ def _found(path: str | None, download: bool) -> dict[str, Path]:
     here = {path.name: path for path in sorted(root.rglob("*idx3-ubyte*")) if path.suffix != ".partial"}
     found = {kind: path for name, path in here.items() if (kind := name.partition("-")[0]) in names}
     if download:
-        found |= {kind: fetch(URL + name, root / name, sha256=FILES[name]) for kind, name in names.items() if kind not in found}
+        missing = {kind: name for kind, name in names.items() if kind not in found}
+        found |= {kind: fetched(URL + name, root / name, sha256=FILES[name]) for kind, name in missing.items()}
     if not found:
         raise UserError(
             f"No digits of MNIST lie in data.path={path}: put {' and '.join(FILES)} there, or say data.download=true to fetch "

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.download import sha256_of
 from vidgen.errors import UserError
 from vidgen.extractors.base import Extractor
 from vidgen.extractors.frames import RESIZES, check_choices, quantised
-from vidgen.extractors.weights import Published, load, sha256_of, weights_file
+from vidgen.extractors.weights import Published, load, weights_file
 from vidgen.registry import unknown
 
 PUBLISHED = {

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.download import sha256_of
 from vidgen.extractors.base import Extractor
 from vidgen.extractors.frames import resize_smooth
-from vidgen.extractors.weights import load, sha256_of
+from vidgen.extractors.weights import load
 
 WEIGHTS = Path(__file__).with_name("motion.safetensors")
 LARGEST = 64

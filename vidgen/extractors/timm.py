@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vidgen.download import sha256_of
 from vidgen.errors import UserError, did_you_mean
 from vidgen.extractors.base import Extractor
 from vidgen.extractors.frames import normalised, resize_smooth
 from vidgen.extractors.transformer import fill
-from vidgen.extractors.weights import Published, load, sha256_of, weights_file
+from vidgen.extractors.weights import Published, load, weights_file
 
 
 class Timm(Extractor):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vidgen.download import sha256_of
 from vidgen.extractors.base import Extractor
 from vidgen.extractors.frames import quantised, resize_torch
 from vidgen.extractors.transformer import (
@@ -24,7 +25,7 @@ from vidgen.extractors.transformer import (
     stretched,
     whole_tubelets,
 )
-from vidgen.extractors.weights import Published, load, sha256_of, weights_file
+from vidgen.extractors.weights import Published, load, weights_file
 
 PUBLISHED = Published(
     file="vit_g_hybrid_pt_1200e_ssv2_ft.pth",

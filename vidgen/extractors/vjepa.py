@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.download import sha256_of
 from vidgen.extractors.base import Extractor
 from vidgen.extractors.frames import IMAGENET_MEAN, IMAGENET_STD, normalised, resize_torch
 from vidgen.extractors.transformer import MLP, Block, Tubelets, check_heads, fill, stretched, whole_tubelets
-from vidgen.extractors.weights import Published, load, sha256_of, weights_file
+from vidgen.extractors.weights import Published, load, weights_file
 from vidgen.registry import unknown
 
 PUBLISHED = Published(file="vith16.pth.tar", url="https://dl.fbaipublicfiles.com/jepa/vith16/vith16.pth.tar")

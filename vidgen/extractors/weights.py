@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import pickle
 import re
-import urllib.error
-import urllib.request
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -21,15 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vidgen.download import check_sha256, fetched
 from vidgen.errors import UserError
 
 CHUNK = 2**20
-TRIES = 3
-"""How often a download that breaks off is taken up again before it is told."""
-
-TIMEOUT = 30.0
-"""Seconds that a server may be silent."""
-
 UNREADABLE = (
     *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError),
     *(ValueError, KeyError, IndexError, TypeError, AttributeError),
@@ -83,14 +75,8 @@ def weights_file(extractor: str, path: str | None, sha256: str | None, published
             "needs no file."
         )
     if sha256 is not None:
-        _check(found, sha256)
+        check_sha256(found, sha256)
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def blob_of(path: Path) -> str:
@@ -102,67 +88,15 @@ def blob_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(path: Path, sha256: str) -> None:
-    found = sha256_of(path)
-    if found != sha256.lower():
-        raise UserError(f"'{path}' has the sha256 {found}, and {sha256} was asked for: it is another file, or damaged.")
-
-
 def download(url: str, *, sha256: str | None = None, folder: Path | None = None) -> Path:
     """The file at ``url``, below the cache folder; what is there already is not fetched again.
 
-    What has arrived lies in a ``.partial`` file, from which a download that broke off goes on (HTTP Range), now and when the
-    same is asked for later; it gets its name when it is whole and, where ``sha256`` is given, has that hash.
-
     Raises:
-        UserError: where it cannot be fetched, or is another file; that is then taken away again.
+        UserError: where it cannot be fetched, or is another file.
     """
     name = Path(unquote(urlsplit(url).path)).name or "weights"
     path = (folder or cache_folder()) / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
-    if path.is_file():
-        if sha256 is not None:
-            _check(path, sha256)
-        return path
-    partial = path.with_name(f"{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, TRIES + 1):
-        try:
-            _fetch(url, partial)
-            break
-        except urllib.error.HTTPError as error:
-            raise UserError(f"{url} cannot be fetched: the server answers {error.code} ({error.reason}).") from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            if attempt == TRIES:
-                there = partial.stat().st_size if partial.is_file() else 0
-                raise UserError(
-                    f"The download of {url} broke off after {there} bytes ({error}); the same command goes on from there."
-                ) from error
-    if sha256 is not None and (found := sha256_of(partial)) != sha256.lower():
-        partial.unlink()
-        raise UserError(f"What {url} gives has the sha256 {found}, and {sha256} was asked for: it was not kept.")
-    partial.replace(path)
-    return path
-
-
-def _fetch(url: str, partial: Path) -> None:
-    """Fetches what ``partial`` still lacks; a server that knows no ranges gives the whole again."""
-    start = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        if not error.headers.get("Content-Range", "").endswith(f"*/{start}"):  # else nothing was lacking
-            partial.unlink()
-            _fetch(url, partial)
-        return
-    with answer, partial.open("ab" if answer.status == 206 else "wb") as file:
-        wanted = file.tell() + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-        if wanted is not None and file.tell() < wanted:
-            raise ConnectionError(f"{wanted - file.tell()} bytes did not come")
+    return fetched(url, path, sha256=sha256)
 
 
 def load(path: Path) -> dict[str, Tensor]:
