@@ -248,12 +248,12 @@ def test_every_convention_has_words_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: PSNR(over="frames"), "There is no convention over called 'frames'. Did you mean 'frame'?"),
+        (lambda: PSNR(over="frames"), "There is no way of taking PSNR (over) called 'frames'. Did you mean 'frame'?"),
         (lambda: PSNR(color="rbg"), "There is no color to compare called 'rbg'. Did you mean 'rgb'?"),
         (lambda: SSIM(window="gausian"), "There is no window of SSIM called 'gausian'. Did you mean 'gaussian'?"),
         (lambda: SSIM(color="grey"), "There is no color to compare called 'grey'."),
         (lambda: MSSSIM(color="grey"), "There is no color to compare called 'grey'."),
-        (lambda: psnr(*pair(1, 3, 1, 4, 4), over="clip"), "There is no convention over called 'clip'."),
+        (lambda: psnr(*pair(1, 3, 1, 4, 4), over="clip"), "There is no way of taking PSNR (over) called 'clip'."),
         (lambda: ssim(*pair(1, 3, 1, 12, 12), window="square"), "There is no window of SSIM called 'square'."),
     ],
 )

@@ -24,7 +24,7 @@ def psnr(video: Tensor, reference: Tensor, *, over: str = "frame", color: str = 
     Both videos are (B, C, T, H, W) in [-1, 1]. Returns that of each frame (B, T), of each clip (B,) or of the batch (), as
     ``over`` says; the other options are those of :class:`PSNR`.
     """
-    check_choice("convention over", over, OVER)
+    check_choice("way of taking PSNR (over)", over, OVER)
     error = squared_error(video, reference, color=color, eight_bit=eight_bit)
     return decibel(error.mean(dim={"frame": (2, 3), "video": (1, 2, 3), "set": (0, 1, 2, 3)}[over]))
 
@@ -48,7 +48,7 @@ class PSNR(FrameMean):
     capped: Tensor
 
     def __init__(self, *, over: str = "frame", color: str = "rgb", eight_bit: bool = False) -> None:
-        check_choice("convention over", over, OVER)
+        check_choice("way of taking PSNR (over)", over, OVER)
         pixels = pixels_convention(color, eight_bit)
         super().__init__(f"{OVER[over]}, {pixels}" if eight_bit else f"{OVER[over]}, {pixels}, float in [-1, 1]")
         self.over, self.color, self.eight_bit = over, color, eight_bit
