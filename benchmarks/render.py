@@ -30,13 +30,14 @@ from vidgen.cli.list import pairs as every_pair
 from vidgen.cli.list import together
 from vidgen.config import GROUPS, config_dir, describe, load
 from vidgen.errors import UserError, did_you_mean
+from vidgen.evaluation.protocol import preset
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, measure
 from vidgen.metrics import legality
 from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting", "frechet")
+TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting", "frechet", "decoding")
 """Files of results whose rows are of :mod:`timing`, and not figures of runs."""
 
 PROOFS = Path(__file__).parent / "proofs.jsonl"
@@ -241,6 +242,28 @@ def parts() -> str:
     return _table(["Part", "What it is"], body)
 
 
+def protocols() -> str:
+    """The presets of protocols, each with its hash as it is before an extractor's weights are known."""
+    head = ["Protocol", "What it is", "Real clips", "Measures", "Extractor"]
+    body = []
+    for name in _own("protocol"):
+        found = preset(name)
+        rule = found.data
+        size = "x".join(str(side) for side in (rule.frames, rule.height, rule.width) if side)
+        many = "all" if rule.count is None else f"{rule.count:,}"
+        stride = f", every {rule.stride}. frame" if rule.stride > 1 else ""
+        clips = f"{many} of {rule.reference}; {size}{stride}, {rule.clip}"
+        body.append(
+            [f"`{name}`", describe("protocol", name), clips, ", ".join(found.metric.measures), str(found.metric.extractor)]
+        )
+    return _table(head, body)
+
+
+def measures_by_name() -> str:
+    """The recipes of measures."""
+    return _table(["Name", "What it is"], [[f"`{name}`", describe("metric", name)] for name in _own("metric")])
+
+
 def pairs() -> str:
     """What each generator does with the latents of each tokenizer, one row a pair; presets that do the same share one."""
     head = ["Tokenizer", "Generator", "Layout", "Head", "Route"]
@@ -385,6 +408,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweeps": sweeping,
     "corruptions": corrupted,
     "measures": measures,
+    "measures-by-name": measures_by_name,
+    "protocols": protocols,
     "tolerances": tolerances,
     "proofs": proofs,
     **{name: partial(timings, name) for name in TIMINGS},

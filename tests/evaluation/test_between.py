@@ -82,6 +82,17 @@ def test_pairs_are_compared_one_by_one(tmp_path: Path) -> None:
     by_hand = psnr(*(to_video(torch.from_numpy(clips)) for clips in (fake, real))).mean()
     assert values(found)["fake/psnr"] == pytest.approx(by_hand.item())
     assert "fake/frechet" in values(found)
+    assert {result.n for result in found.results} == {10}
+
+
+def test_given_frames_do_not_count_and_the_others_make_a_curve(tmp_path: Path) -> None:
+    real, fake = drawn(10, 0), drawn(10, 1)
+    fake[:, :1] = real[:, :1]
+    rule = preset("clips", {"data": {"frames": 3, "context": 1}, "metric": {"measures": ["psnr"]}})
+    found = compare(source("r", real), source("f", fake), rule, Corners(), looking(tmp_path))
+    by_hand = psnr(*(to_video(torch.from_numpy(clips[:, 1:])) for clips in (fake, real))).mean(0)
+    assert found.curves["fake/psnr"] == pytest.approx(by_hand.tolist())
+    assert values(found)["fake/psnr"] == pytest.approx(by_hand.mean().item())
 
 
 @pytest.mark.parametrize("count", [7, 9, 14])

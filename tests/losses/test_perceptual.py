@@ -86,12 +86,16 @@ def mistake(**options: Any) -> str:
 
 
 @needs_torchvision
-def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     other = tmp_path / "other.pth"
     other.write_bytes(b"nonsense")
     wanted = "lpips with net=vgg needs torchvision's vgg16-397923af.pth, and "
     source = "It comes from https://download.pytorch.org/models/vgg16-397923af.pth, and its sha256 begins with 397923af."
-    assert mistake() == f"{wanted}no file is given: set tokenizer.perceptual.file to its path. {source}"
+    assert (
+        mistake()
+        == f"{wanted}there is none in {tmp_path / 'hub' / 'checkpoints'}: set tokenizer.perceptual.file to its path. {source}"
+    )
     assert "and there is no file 'nowhere.pth'" in mistake(file="nowhere.pth")
     digest = hashlib.sha256(b"nonsense").hexdigest()[:8]
     assert mistake(file=str(other)) == f"'{other}' is not torchvision's vgg16-397923af.pth: its sha256 begins with {digest}."

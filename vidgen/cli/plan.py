@@ -18,6 +18,7 @@ from vidgen.cli.device import autocast, choose_device
 from vidgen.config import command_groups
 from vidgen.data.batches import ClipBatches, Order, facts, to_video
 from vidgen.errors import UserError
+from vidgen.evaluation.measure import pair_metrics
 from vidgen.registry import build
 from vidgen.routes import fitted, pair
 from vidgen.runs import check_writable, find_run, follow, run_folders
@@ -61,6 +62,7 @@ class Plan:
         self.config, self.seed, self.root = config, config["seed"], Path(config["runs"])
         check_writable(self.root, "runs")
         _check_installed(config["logger"]["name"])
+        pair_metrics(config["evaluation"]["metrics"])  # a typo, or weights that are not here, are told before training
         self.device = choose_device(trainer["accelerator"])
         if trainer["compile"] and self.device.type == "cpu":
             _check_compiler()

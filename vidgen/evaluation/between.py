@@ -17,6 +17,7 @@ from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
 from vidgen.evaluation.sources import Source
 from vidgen.hub import fingerprint
+from vidgen.metrics.horizon import Horizon
 from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
 
@@ -32,6 +33,7 @@ class Comparison:
         real: that of the real ones.
         protocol: by which they were measured.
         results: the figures.
+        curves: of measures of frames where a context is given, the figure of each frame after it.
         warnings: what a reader has to know of them, a sentence each.
         skipped: (source, name, reason) of videos that gave no clip.
     """
@@ -40,6 +42,7 @@ class Comparison:
     real: str
     protocol: Protocol
     results: list[Result] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -81,7 +84,7 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
     protocol = protocol.with_extractor(extractor.rule)
     chosen = {name: (recipe, find("metrics", recipe["name"])) for name, recipe in protocol.metric.measures.items()}
     sets = {name: recipe for name, (recipe, cls) in chosen.items() if "extractor" in options(cls)}
-    pairs = {name: build("metrics", recipe).to(looking.device) for name, (recipe, _) in chosen.items() if name not in sets}
+    pairs = {name: _of_pairs(recipe, protocol).to(looking.device) for name, (recipe, _) in chosen.items() if name not in sets}
     if sets and protocol.data.frames < extractor.min_frames:
         raise UserError(
             f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the "
@@ -97,9 +100,17 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
         found.skipped += [(source.name, name, reason) for name, reason in source.skipped]
     for name, metric in pairs.items():
         found.results.append(_mean(name, metric, protocol))
+        if isinstance(metric, Horizon):
+            found.curves[f"fake/{name}"] = metric.curve().tolist()
     for name, recipe in sets.items():
         _measure_set(name, recipe, features[real.name], features[fake.name], found)
     return found
+
+
+def _of_pairs(recipe: Mapping[str, Any], protocol: Protocol) -> Any:
+    """A measure of pairs; where frames are given and not generated, of those after them, with its curve over time."""
+    metric, rule = build("metrics", recipe), protocol.data
+    return Horizon(measure=metric, context=rule.context, frames=rule.frames) if rule.context else metric
 
 
 def _look_at_pairs(
@@ -177,7 +188,7 @@ def _extracted(extractor: Extractor, video: Tensor) -> Tensor:
 
 def _mean(name: str, metric: Any, protocol: Protocol) -> Result:
     interval = metric.interval() if hasattr(metric, "interval") else None
-    count = int(getattr(metric, "clips", torch.tensor(0)))
+    count = int(metric.clips.max())
     return Result(name=f"fake/{name}", value=float(metric.compute()), n=count, protocol=protocol.label, interval=interval)
 
 

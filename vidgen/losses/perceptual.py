@@ -141,10 +141,11 @@ def _unit(features: Tensor) -> Tensor:
 def _checked(net: str, file: str, option: str) -> tuple[dict[str, Tensor], str]:
     """The weights in ``file``, if they are torchvision's, and its sha256."""
     _, name, _ = NETS[net]
-    path = Path(file).expanduser()
+    downloads = Path(torch.hub.get_dir()) / "checkpoints"  # of torchvision
+    path = Path(file).expanduser() if file else downloads / name
     digits = name.removesuffix(".pth").rpartition("-")[2]
-    if not file or not path.is_file():
-        where = f"and there is no file '{file}'" if file else "and no file is given"
+    if not path.is_file():
+        where = f"and there is no file '{file}'" if file else f"and there is none in {downloads}"
         raise UserError(
             f"lpips with net={net} needs torchvision's {name}, {where}: set {option} to its path. "
             f"It comes from {SOURCE}/{name}, and its sha256 begins with {digits}."
