@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidgen import config
+from vidgen import UserError, config
 from vidgen.data.batches import to_pixels, to_video
 from vidgen.data.worlds import Worlds, parse_caption
 from vidgen.evaluation.measure import (
@@ -22,6 +22,7 @@ from vidgen.evaluation.measure import (
     measure_samples,
     measure_tokenizer,
     nearest_clips,
+    pair_metrics,
 )
 from vidgen.latents import Latent, LatentSpec
 
@@ -49,7 +50,7 @@ class Oracle(torch.nn.Module):
         return self.spoil(latent.z)
 
 
-def measured(data: object, spoil=lambda video: video) -> Measured:
+def measured(data: object, spoil=lambda video: video, metrics=()) -> Measured:
     return measure_tokenizer(
         Oracle(spoil),
         data,
@@ -59,6 +60,7 @@ def measured(data: object, spoil=lambda video: video) -> Measured:
         shown=5,
         device=torch.device("cpu"),
         precision=contextlib.nullcontext,
+        metrics=metrics,
     )
 
 
@@ -242,13 +244,14 @@ def test_a_metric_with_a_recipe_is_measured(monkeypatch: pytest.MonkeyPatch):
     from vidgen.evaluation import measure, rows
 
     recipe = {"name": "shift", "factor": 10.0}
+    monkeypatch.setattr(rows, "preset_names", lambda group: ("shift",) if group == "metric" else config.preset_names(group))
     for module in (measure, rows):
-        monkeypatch.setattr(module, "preset_names", lambda group: ("shift",) if group == "metric" else config.preset_names(group))
         monkeypatch.setattr(module, "load", lambda group, name: dict(recipe))
+        monkeypatch.setattr(module, "find", lambda kind, name: Shift)
     monkeypatch.setattr(measure, "build", lambda kind, config: Shift(factor=config["factor"]))
-    monkeypatch.setattr(rows, "find", lambda kind, name: Shift)
     monkeypatch.setattr(rows, "describe", lambda group, name: "How far values are off.")
-    (one,) = [one for one in measured(WORLD, spoil=lambda video: video + 0.02).results if one.name == "reconstruction/shift"]
+    found = measured(WORLD, spoil=lambda video: video + 0.02, metrics=["shift"]).results
+    (one,) = [one for one in found if one.name == "reconstruction/shift"]
     assert one.value == pytest.approx(0.2, rel=0.1)
     assert (one.n, one.protocol) == (CLIPS, "factor=10.0")
     what = rows.measure("reconstruction/shift")
@@ -297,3 +300,12 @@ def test_following_captions_is_read_from_the_pixels(objects):
     same = [sorted(one["colors"]) == sorted(next_["colors"]) for one, next_ in zip(names, names[1:] + names[:1], strict=True)]
     assert others["samples/follows_color"] == pytest.approx(np.mean(same), abs=0.05)
     assert others["samples/follows_objects"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("psnrr", "Did you mean 'psnr'?"), ("frechet", "'frechet' compares sets of clips")]
+)
+def test_a_measure_that_takes_no_pairs_is_told(name: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        pair_metrics([name])
+    assert sentence in str(raised.value)
