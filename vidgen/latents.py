@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidgen.errors import UserError
@@ -230,6 +230,21 @@ class Latent:
             num_frames=min(after, self.num_frames) - before,
             start=self.start + first,
         )
+
+    def at(self, cells: Sequence[int]) -> Latent:
+        """Some cells, ascending, counted from this latent's own start: a window whose cells lie apart.
+
+        It is as if they followed one another from the first of them on; :attr:`Condition.places` tells where they are.
+
+        Raises:
+            UserError: as :meth:`cells` does, of each part without a gap.
+        """
+        parts, place = [], self.start + cells[0]
+        breaks = [0, *(index for index, (a, b) in enumerate(pairwise(cells), start=1) if b != a + 1), len(cells)]
+        for first, last in pairwise(breaks):
+            parts.append(replace(self.cells(cells[first], cells[last - 1] + 1), start=place))
+            place += last - first
+        return Latent.cat(parts)
 
     def _clip_grids(self, first: int, last: int) -> slice:
         """Which of the grids are those of the clips that cells ``first`` to ``last`` are."""

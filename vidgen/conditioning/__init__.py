@@ -80,6 +80,11 @@ class Conditioner(nn.Module):
         """Whether it can be told frames that are not in the window."""
         return any(part.field == "frames" and part.context for part in self.parts.values())
 
+    @property
+    def takes_places(self) -> bool:
+        """Whether it was trained on windows whose cells lie apart."""
+        return any(getattr(part, "spread", 0) > 0 for part in self.parts.values())
+
     def vector(self, condition: Condition | None, batch: int, cells: int, start: int = 0) -> Tensor:
         """What the parts say, summed: (batch, 1, width), or (batch, cells, width) where one of them tells cells apart.
 
@@ -124,6 +129,12 @@ class Conditioner(nn.Module):
                 known = f"it knows {', '.join(self.names)}" if self.parts else "it knows no condition"
                 raise UserError(f"This model was not trained with '{field}', so that says nothing to it: leave it out; {known}.")
             readers[field].check(condition)
+        places = condition.places
+        if places and places[-1] - places[0] >= len(places) and not self.takes_places:
+            raise UserError(
+                "This model was not trained on windows whose cells lie apart: train one with "
+                "generator.conditioning.frames.spread=0.5, or leave 'places' out."
+            )
         self.check(condition.negative)
 
     def drop(self, condition: Condition | None) -> Condition | None:
@@ -190,6 +201,16 @@ class Conditioner(nn.Module):
         """Whether one of the parts hears something else from ``one`` than from ``other``."""
         fields = (self.parts[name].field for name in names)
         return any(getattr(one, field) is not getattr(other, field) for field in fields)
+
+    def draw_cells(self, latent: Latent, condition: Condition | None) -> tuple[Latent, Condition | None]:
+        """In training: with the part ``frames``, in a share of the steps cells that lie apart, and what is told of those.
+
+        Which steps and which cells is a function of the step's randomness, the same for all clips of a batch.
+        """
+        for part in self.parts.values():
+            if getattr(part, "spread", 0):
+                latent, condition = part.draw_cells(latent, condition)
+        return latent, condition
 
     def draw_known(self, latent: Latent, condition: Condition | None) -> Condition | None:
         """In training: with the part ``frames``, the clips' own cells as given ones, by the tasks that it draws."""

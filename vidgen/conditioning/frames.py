@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from vidgen.latents import Condition, Latent
 from vidgen.nn.embeddings import TimestepEmbedding
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.masks import TASKS, draw_tasks, task_masks
+from vidgen.samplers.places import draw_places
 
 WEIGHTS = {"generation": 4.0, "prediction": 2.0, "interpolation": 1.0, "extension": 1.0, "prefix": 1.0, "scatter": 1.0}
 
@@ -26,11 +28,15 @@ class Frames(Part):
     given frames that are not in the window at all. A token is a cell, with its place along each axis, counted from the window's
     first cell in time and from the middle in height and width; the window's own cells are told their time by a vector.
 
+    A share ``spread`` of the steps trains on cells that lie apart (:func:`vidgen.samplers.places.draw_places`), of pyramids that
+    grow in time on clips that do. A model so trained makes windows with gaps (``takes_places``), as rollouts by hierarchy need.
+
     Args:
         width: channels of a token.
         space: the latent space.
         dropout: share of the clips told by cross-attention that are not told, for guidance.
         context: share of the clips that are told by cross-attention.
+        spread: share of the steps that train on cells that lie apart.
         tasks: a weight for each task by its name; a task that is not named has 0.
 
     Raises:
@@ -47,10 +53,11 @@ class Frames(Part):
         space: LatentSpace,
         dropout: float = 0.1,
         context: float = 0.0,
+        spread: float = 0.0,
         tasks: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(dropout)
-        self.space, self.share = space, context
+        self.space, self.share, self.spread = space, context, spread
         self.tasks = {name: weight for name, weight in (tasks or WEIGHTS).items() if weight}
         draw_tasks(self.tasks, 1, generator=torch.Generator())  # which complains of what cannot be drawn
         self.regions = any(TASKS[name].box is not None for name in self.tasks)
@@ -59,14 +66,33 @@ class Frames(Part):
             raise UserError(
                 f"A pyramid's cells are given whole in height and width, so the task '{wrong}' cannot be: set it to 0."
             )
-        if not 0 <= context <= 1:
-            raise UserError(f"'frames.context' is between 0 and 1, and {context:g} is not.")
+        for option, share in (("context", context), ("spread", spread)):
+            if not 0 <= share <= 1:
+                raise UserError(f"'frames.{option}' is between 0 and 1, and {share:g} is not.")
         self.context = context > 0
         if self.context:
             channels = space.spec.channels if space.spec.kind == "ids" else space.h_channels
             self.embedding = nn.Linear(channels, width)
             self.places = nn.ModuleList(TimestepEmbedding(width) for _ in range(3))
             self.time = TimestepEmbedding(width)
+
+    def draw_cells(self, latent: Latent, condition: Condition | None) -> tuple[Latent, Condition | None]:
+        """In a share of the calls, some of the cells of ``latent`` and what is told of these; else as it is.
+
+        It is left as it is too where cells are given already, and where it is too short to have any gap.
+        """
+        spec, start = self.space.spec, latent.start
+        edges = [0, *accumulate([1] * latent.full_grid[0] if spec.clip is None else spec.pieces(latent.full_grid[0], start))]
+        told = condition or Condition()
+        if len(edges) < 4 or told.known is not None or told.frames is not None or float(torch.rand(())) >= self.spread:
+            return latent, condition
+        cells = [cell for unit in draw_places(len(edges) - 1) for cell in range(edges[unit], edges[unit + 1])]
+        frames = [
+            frame
+            for cell in cells
+            for frame in range(spec.frames(cell, start), min(spec.frames(cell + 1, start), latent.num_frames))
+        ]
+        return latent.at(cells), replace(told.window(frames), places=tuple(start + cell for cell in cells))
 
     def draw(self, latent: Latent, condition: Condition) -> Condition:
         """``condition`` with the cells of ``latent`` that each clip's task gives; as it is where cells are given already.
@@ -91,8 +117,9 @@ class Frames(Part):
         """(batch, cells, width): each cell's time, by which it finds what is before or after it in the context."""
         if not self.context:
             return None
-        time = torch.arange(cells, device=self.embedding.weight.device) / 1000
-        return self.time(time).expand(batch, -1, -1)
+        places = range(start, start + cells) if condition.places is None else condition.places
+        time = torch.tensor(places, device=self.embedding.weight.device) - start
+        return self.time(time / 1000).expand(batch, -1, -1)
 
     def tokens(self, condition: Condition, batch: int) -> tuple[Tensor, Tensor] | None:
         given = condition.frames

@@ -17,7 +17,7 @@ general form: conditional norms are the trunk's adaLN, and attention to given fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ from vidgen.protocols import LatentSpace
 from vidgen.samplers.discrete import check_truncation
 from vidgen.samplers.guidance import Guidance, GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_uniform
+from vidgen.samplers.places import apart, at_places, window_key
 
 ROUTES = {
     "continuous": "standardised latents, one cell after another",
@@ -202,6 +203,7 @@ class AR(nn.Module):
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The mean loss of a token, over those that are not given."""
+        latent, condition = self.conditioner.draw_cells(latent, condition)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
         noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
         return self._loss(latent, self.tokens.of(latent, noise), condition)
@@ -236,7 +238,7 @@ class AR(nn.Module):
         batch = len(tokens)
         given, known = self.tokens.given(condition, batch, grids, start, self.begin)
         tokens = tokens if known is None else torch.where(known.unsqueeze(-1), given.to(tokens), tokens)
-        places = self.places(grids, start, known, tokens.device)
+        places = self.places(grids, start, known, tokens.device, lie=self._apart(condition, grids, start))
         told = self._told(condition, 1, batch, places, grids, start)
         mask = places.mask(self.time_window) if self.time_window or known is not None else (1,) * places.length
         x = self.inputs(tokens, places) + self.where(places, start)
@@ -244,11 +246,21 @@ class AR(nn.Module):
         return self.head.loss(x, _take(tokens, places.token)), ~places.known
 
     def places(
-        self, grids: tuple[Shape, ...], start: int, known: Tensor | None, device: torch.device, aligned: bool = False
+        self,
+        grids: tuple[Shape, ...],
+        start: int,
+        known: Tensor | None,
+        device: torch.device,
+        aligned: bool = False,
+        lie: tuple[int, ...] | None = None,
     ) -> Places:
-        """The sequence of a latent's tokens: see :meth:`Places.of`."""
+        """The sequence of a latent's tokens, whose cells ``lie`` apart or, where None, do not: see :meth:`Places.of`."""
         order = generation_order(self.spec, grids, self.order).to(device)
-        return Places.of(token_layout(self.spec, grids, start, device), order, known, aligned)
+        layout = token_layout(self.spec, grids, start, device)
+        return Places.of(replace(layout, positions=at_places(layout.positions, layout.cell, lie)), order, known, aligned)
+
+    def _apart(self, condition: Condition | None, grids: tuple[Shape, ...], start: int) -> tuple[int, ...] | None:
+        return apart(condition, start, full_grid(self.spec, grids)[0])
 
     def _told(
         self, condition: Condition | None, copies: int, num: int, places: Places, grids: tuple[Shape, ...], start: int
@@ -288,9 +300,11 @@ class AR(nn.Module):
         grids, device = self.spec.grids(shape, start), self.begin.device
         tokens, known = self.tokens.given(condition, num, grids, start, self.begin)
         prefix, past = self._split(known, grids)
-        places = self.places(grids, start, prefix, device, aligned=True)
+        lie = self._apart(condition, grids, start)
+        places = self.places(grids, start, prefix, device, aligned=True, lie=lie)
         begin = places.prefix + (0 if past is None else int(past.sum(dim=1).min()))
-        noise = sample_uniform(num, (tokens.shape[1], self.head.draws), seed=seed, first=first, start=start, device=device)
+        size, where = (tokens.shape[1], self.head.draws), window_key(start, lie)
+        noise = sample_uniform(num, size, seed=seed, first=first, start=where, device=device)
         guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         order = generation_order(self.spec, grids, self.order).to(device)
         progress = [rank / max(len(order) - 1, 1) for rank in range(len(order))]  # whatever is known

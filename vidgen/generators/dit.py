@@ -38,6 +38,7 @@ from vidgen.samplers.forcing import Schedule as Forcing
 from vidgen.samplers.guidance import Guidance, GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_noise
 from vidgen.samplers.paths import DDPM, PATHS, PREDICTIONS, Prediction, build_path
+from vidgen.samplers.places import apart, at_places, window_key
 from vidgen.samplers.solve import SOLVERS, Network, Solver, solve
 from vidgen.samplers.vlb import vlb_bits
 
@@ -198,6 +199,8 @@ class DiT(nn.Module):
         frames = self.conditioner.parts["frames"] if "frames" in self.conditioner.names else None
         self.by_cell = noise_levels == "cell" or frames is not None  # whether it learns of cells at unlike levels
         self.takes_known = self.by_cell
+        if self.conditioner.takes_places and patch[0] > 1:
+            raise UserError(f"Cells that lie apart in time make no token together: with spread, use patch={[1, *patch[1:]]}.")
         inside = (self.by_cell and patch[0] > 1) or (frames is not None and frames.regions and prod(patch) > 1)
         self.unlike = nn.Parameter(torch.zeros(prod(patch), width)) if inside else None
 
@@ -231,6 +234,8 @@ class DiT(nn.Module):
             if self.unlike is not None:
                 embedded = embedded + (levels - highest).to(embedded.dtype) @ self.unlike.to(embedded.dtype)
         positions = grid_positions((grid[0], grid[1], grid[2]), start / self.patch[0], x.device)
+        cell = torch.arange(grid[0], device=x.device).repeat_interleave(grid[1] * grid[2])  # one a token, where they lie apart
+        positions = at_places(positions, cell, apart(condition, start, frames))
         rope = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
         context = self.conditioner.context(condition, len(x))
         features = self.final(self.trunk(embedded, c, rope, context=context, frames=grid[0]), c)
@@ -265,6 +270,7 @@ class DiT(nn.Module):
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """Mean squared error at random noise levels over the cells that are not given; with learned variances, and the bound."""
+        latent, condition = self.conditioner.draw_cells(latent, condition)
         x = latent.h
         assert x is not None
         shape = (len(x), x.shape[2]) if self.noise_levels == "cell" else (len(x),)
@@ -334,11 +340,11 @@ class DiT(nn.Module):
         """
         self.conditioner.check(condition)
         weight, grid = self.embed.weight, self.space.spec.grid(shape, start)
-        given = _given(condition, grid, start)
+        given, where = _given(condition, grid, start), window_key(start, apart(condition, start, grid[0]))
 
         def noise(draw: int) -> Tensor:
             size = (self.space.h_channels, *grid)
-            drawn = sample_noise(num, size, seed=seed, first=first, start=start, device=weight.device, draw=draw)
+            drawn = sample_noise(num, size, seed=seed, first=first, start=where, device=weight.device, draw=draw)
             return temperature * drawn.to(weight.dtype)
 
         times, length = self._times(self.steps if steps is None else steps, given, grid[0])

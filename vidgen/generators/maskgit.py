@@ -35,6 +35,7 @@ from vidgen.samplers import unmask
 from vidgen.samplers.discrete import check_truncation
 from vidgen.samplers.guidance import Guidance, GuidanceOptions
 from vidgen.samplers.noise import sample_noise, sample_uniform
+from vidgen.samplers.places import apart, at_places, window_key
 
 ROUTES = {
     "continuous": "standardised latents, masked cells filled in",
@@ -190,12 +191,14 @@ class MaskGIT(nn.Module):
         start: int = 0,
     ) -> Tensor:
         """One pass: tokens (B, N, L or D), not looked at where ``masked`` (B, N) -> what the head takes, (B, N, width)."""
-        layout = token_layout(self.spec, grids, start, tokens.device)
-        c = self.conditioner.vector(condition, len(tokens), full_grid(self.spec, grids)[0], start)
+        layout, cells = token_layout(self.spec, grids, start, tokens.device), full_grid(self.spec, grids)[0]
+        places = apart(condition, start, cells)
+        c = self.conditioner.vector(condition, len(tokens), cells, start)
         c = c if c.shape[1] == 1 else c[:, layout.cell]
         x = torch.where(masked.unsqueeze(-1), self.mask.to(self.place.weight.dtype), self.head.embed(tokens))
-        rope = rotary_table(layout.positions, self.trunk.head_dim, self.rope_theta)
-        x = x + self._where(layout, token_layout(self.spec, grids, 0, tokens.device).positions, start)
+        rope = rotary_table(at_places(layout.positions, layout.cell, places), self.trunk.head_dim, self.rope_theta)
+        from_first = token_layout(self.spec, grids, 0, tokens.device).positions
+        x = x + self._where(layout, at_places(from_first, layout.cell, places), start)
         x = self.trunk(x, c, rope, context=self.conditioner.context(condition, len(tokens)))
         return self.norm(x, c)
 
@@ -217,6 +220,7 @@ class MaskGIT(nn.Module):
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The head's loss on masked tokens, whose share differs from clip to clip; of given cells none is masked."""
+        latent, condition = self.conditioner.draw_cells(latent, condition)
         noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
         tokens, grids = self.tokens.of(latent, noise), self.tokens.grids(latent)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
@@ -299,10 +303,11 @@ class MaskGIT(nn.Module):
         if not bool(unknown.any()):
             return self.tokens.latent(tokens, shape, start, condition)
         size, draws = tokens.shape[1], self.head.draws
+        where = window_key(start, apart(condition, start, full_grid(self.spec, grids)[0]))
 
         def uniform(draw: int, *shape: int) -> Tensor:
             own = seed if temperature > 0 else 0
-            return sample_uniform(num, shape, seed=own, first=first, start=start, device=device, draw=draw)
+            return sample_uniform(num, shape, seed=own, first=first, start=where, device=device, draw=draw)
 
         guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         work = _Work(guidance, steps, temperature, grids, start)

@@ -39,6 +39,7 @@ from vidgen.nn.trunk import FinalNorm, Trunk
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.guidance import GuidanceOptions, Schedule
 from vidgen.samplers.noise import sample_uniform
+from vidgen.samplers.places import apart, at_places, window_key
 
 SCALES = True
 """Latents come coarse to fine: ``fit`` trains a discrete tokenizer as a pyramid for this generator."""
@@ -226,6 +227,8 @@ class VAR(nn.Module):
             vocabulary=vocabulary,
             guidance=GuidanceOptions(guidance_scale, guidance_interval, guidance_schedule),
         )
+        if self.conditioner.takes_places and self.continuous and clip > 1 and any(scale[0] < 1 for scale in self.spec.scales):
+            raise UserError("Cells that lie apart in time make no token of a coarse scale together: with spread, use clip=1.")
         self.trunk = Trunk(
             width=width,
             depth=depth,
@@ -268,6 +271,7 @@ class VAR(nn.Module):
 
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The mean over tokens of all scales: their negative log-likelihood, or for continuous latents the flow's loss."""
+        latent, condition = self.conditioner.draw_cells(latent, condition)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
         return self._loss(latent, condition, self.wrong, self.label_smoothing)
 
@@ -348,6 +352,7 @@ class VAR(nn.Module):
         guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         progress = [scale / max(self.scales - 1, 1) for scale in range(self.scales)]
         told, copies = guidance.at(*progress)
+        where = window_key(start, apart(condition, start, full_grid(self.spec, grids)[0]))
         blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start, copies=copies)
         view = self._view(told, given, copies * num, grids, start)
         stream = _Stream(self, view, blocks)
@@ -364,7 +369,7 @@ class VAR(nn.Module):
                 x if weights else x[-num:],
                 weights,
                 temperature,
-                sample_uniform(num, size, seed=seed, first=first, start=start, device=x.device, draw=index),
+                sample_uniform(num, size, seed=seed, first=first, start=where, device=x.device, draw=index),
                 self.top_k[block.scale],
                 self.top_p[block.scale],
             )
@@ -409,9 +414,10 @@ class VAR(nn.Module):
     def _view(self, condition: Condition | None, given: Given | None, batch: int, grids: tuple[Shape, ...], start: int) -> View:
         layout = token_layout(self.spec, grids, start, self.begin.device)
         cells = full_grid(self.spec, grids)[0]
+        positions = at_places(layout.positions, layout.cell, apart(condition, start, cells))
         return View(
             batch=batch,
-            layout=layout,
+            layout=replace(layout, positions=positions),
             told=self.conditioner.vector(condition, batch, cells, start),
             context=self.conditioner.context(condition, batch),
             given=given,

@@ -16,18 +16,19 @@ def key(*parts: int | str) -> int:
 
 
 def sample_noise(
-    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device, draw: int = 0
+    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int | str, device: torch.device, draw: int = 0
 ) -> Tensor:
     """(num, *shape) standard normal; row i is a function of (seed, first + i, start) and of which ``draw`` of the sample it is.
 
-    Drawn on the CPU, so that every device gives the same samples, and so that batches and rollout windows never repeat it.
+    Drawn on the CPU, so that every device gives the same samples, and so that batches and rollout windows never repeat it. Of a
+    window whose cells lie apart ``start`` is :func:`vidgen.samplers.places.window_key`.
     """
     streams = _streams(num, seed, first, start, draw)
     return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
 
 
 def sample_uniform(
-    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int, device: torch.device, draw: int = 0
+    num: int, shape: tuple[int, ...], *, seed: int, first: int, start: int | str, device: torch.device, draw: int = 0
 ) -> Tensor:
     """(num, *shape) uniform on the open interval (0, 1), in float64, keyed and drawn like :func:`sample_noise`.
 
@@ -38,6 +39,6 @@ def sample_uniform(
     return drawn.clamp_min(2.0**-54).to(device)
 
 
-def _streams(num: int, seed: int, first: int, start: int, *rest: int | str) -> list[torch.Generator]:
+def _streams(num: int, seed: int, first: int, start: int | str, *rest: int | str) -> list[torch.Generator]:
     """A generator for each sample."""
     return [torch.Generator().manual_seed(key(seed, first + i, start, *rest)) for i in range(num)]
