@@ -157,16 +157,16 @@ def without_cache(model: Any, num: int, shape: Shape, condition: Condition) -> L
     """What ``ar`` samples, by going through all tokens so far for each, as one does who keeps nothing."""
     grids, device = model.space.spec.grids(shape), model.begin.device
     places = model.places(grids, 0, None, device)
-    guidance = model.conditioner.guide(condition, num, scale=SCALE)
-    c = model.conditioner.vector(guidance.stacked, 2 * num, grids[-1][0])
+    told, copies = model.conditioner.guide(condition, num, scale=SCALE).at(0.0)
+    c = model.conditioner.vector(told, copies * num, grids[-1][0])
     size = sum(map(prod, grids))
     noise = sample_uniform(num, (size, model.head.draws), seed=0, first=0, start=0, device=device)
     tokens = torch.zeros(num, size, len(model.spec.levels), dtype=torch.long, device=device)
     for place, index in enumerate(places.token[0].tolist()):
         seen = places.part(0, place + 1)
-        x = (model.inputs(tokens, seen) + model.where(seen)).repeat(2, 1, 1)
-        free, told = model(x, c, model.rope(seen), (1,) * (place + 1))[:, -1:].chunk(2)
-        tokens[:, index : index + 1], _ = model.head.sample(told, free, SCALE, 1.0, noise[:, index : index + 1])
+        x = (model.inputs(tokens, seen) + model.where(seen)).repeat(copies, 1, 1)
+        x = model(x, c, model.rope(seen), (1,) * (place + 1))[:, -1:]
+        tokens[:, index : index + 1], _ = model.head.sample(x, (SCALE,), 1.0, noise[:, index : index + 1])
     return Latent(spec=model.spec, grids=grids, num_frames=shape[0], z=model.space.embed(tokens, grids), ids=tokens)
 
 

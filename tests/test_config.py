@@ -28,7 +28,7 @@ def test_signature_is_the_schema(group: str, name: str) -> None:
     assert set(recipe) - {"name", *hub.FOR_FIT} == keywords - set(registry.GIVEN.get(kind, ()))
 
 
-MADE_BY_CODE = {"class_accuracy", "codebook_usage", "controllability", "horizon", "legality", "physics", "region_psnr"}
+MADE_BY_CODE = {"class_accuracy", "codebook_usage", "controllability", "factors", "horizon", "legality", "physics", "region_psnr"}
 """Measures that are given more than options: a classifier, a world, another measure, a mask, actions, ids."""
 
 
