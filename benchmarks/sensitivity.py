@@ -9,7 +9,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "corruptions.jsonl"
 NONE, FRESH = "none", "fresh true clips"
-"""What is no corruption: the clips themselves, and several sets of others of the same split. Together they say what chance does."""
+"""What is no corruption: the clips themselves, and several sets of others of the split. Together they say what chance does."""
 
 FIGURES = {
     "psnr": "PSNR, dB",
