@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sensitivity import FIGURES, FRESH, RESULTS, Point
+from sensitivity import FIGURES, FRESH, NONE, RESULTS, Point
 from torch import Tensor, nn
 
 from vidgen.data.batches import to_pixels, to_video
@@ -279,7 +279,7 @@ def mirror(clips: Clips, rng: np.random.Generator) -> Clips:
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "none": none,
+    NONE: none,
     FRESH: fresh,
     "mirrored": mirror,
     "blur, 1 px": blur,

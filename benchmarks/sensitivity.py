@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "corruptions.jsonl"
-FRESH = "fresh true clips"
-"""The corruption that is none: other clips of the same split, several sets of them, which say what chance does."""
+NONE, FRESH = "none", "fresh true clips"
+"""What is no corruption: the clips themselves, and several sets of others of the split. Together they say what chance does."""
 
 FIGURES = {
     "psnr": "PSNR, dB",
@@ -111,16 +111,16 @@ def points() -> list[Point]:
     return [Point(**{name: row[name] for name in names}) for row in rows()]
 
 
-def chance(found: Sequence[Point], world: str, figure: str) -> tuple[float, float] | None:
-    """The least and the greatest of a figure over the sets of fresh true clips; None where it has no value in them."""
-    values = [point.value(figure) for point in found if point.corruption == FRESH and point.world == world]
+def ends(found: Sequence[Point], world: str, figure: str, *corruptions: str) -> tuple[float, float] | None:
+    """The least and the greatest of a figure over all sets of these corruptions; None where it has no value in them."""
+    values = [point.value(figure) for point in found if point.corruption in corruptions and point.world == world]
     known = [value for value in values if value is not None]
     return (min(known), max(known)) if known else None
 
 
 def sees(found: Sequence[Point], point: Point, figure: str) -> bool:
-    """Whether a figure tells spoilt clips from true ones: it is farther from what fresh true clips give than they differ."""
-    value, bounds = point.value(figure), chance(found, point.world, figure)
+    """Whether a figure tells spoilt clips from true ones: it is farther from what sets of true clips give than these differ."""
+    value, bounds = point.value(figure), ends(found, point.world, figure, NONE, FRESH)
     if value is None or bounds is None or figure in PAIRED:
         return False
     low, high = bounds
@@ -152,7 +152,7 @@ def bodies() -> dict[tuple[str, str], tuple[list[str], list[list[str]]]]:
 
 def _cell(found: Sequence[Point], point: Point, figure: str) -> str:
     if point.corruption == FRESH and figure not in PAIRED:
-        low, high = (text(figure, end) for end in chance(found, point.world, figure) or (None, None))
+        low, high = (text(figure, end) for end in ends(found, point.world, figure, FRESH) or (None, None))
         return low if low == high else f"{low}–{high}"
     shown = text(figure, point.value(figure))
     _, n, of = point.figures.get(figure, (None, 0, 0))

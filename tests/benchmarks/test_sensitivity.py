@@ -39,6 +39,12 @@ def test_a_figure_sees_what_is_farther_out_than_fresh_clips_differ(value: float 
     assert sees([*CHANCE, one], one, "travel") is seen
 
 
+def test_the_clips_themselves_are_true_clips_too() -> None:
+    one, itself = point("frozen", travel=25.0), point("none", travel=23.0)
+    assert sees([*CHANCE, one], one, "travel") and not sees([*CHANCE, itself, one], one, "travel")
+    assert not sees([*CHANCE, itself], itself, "travel")
+
+
 def test_what_fresh_clips_agree_on_is_seen_at_the_least_difference_and_pairs_never_are() -> None:
     one = point("noise", law_legal=0.99, psnr=99.0)
     assert sees([*CHANCE, one], one, "law_legal") and not sees([*CHANCE, one], one, "psnr")
