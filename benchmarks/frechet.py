@@ -157,19 +157,21 @@ def whole_estimate(dim: int, clips: int) -> Timing:
 ESTIMATE = "with error and limit"
 
 
-def peak(keep_features: bool, clips: int, dim: int = PEAK_DIM) -> float:
-    """MiB that the metric takes at most, from the first batch to the value, beyond what was held before."""
+def stream(keep_features: bool, clips: int, dim: int) -> float:
+    """The metric from the first batch to the value."""
     rng = torch.Generator().manual_seed(0)
-    batches = [torch.randn(BATCH, dim, generator=rng) for _ in range(2)]
-    warm = Frechet(keep_features=keep_features)
-    warm.update(batches[0][:, :8], batches[1][:, :8])  # what the first call of any size loads counts as held before
-    warm.compute()
-    timing.forget_peak()
-    before, _ = timing.memory()
     metric = Frechet(keep_features=keep_features)
     for _ in range(clips // BATCH):
         metric.update(torch.randn(BATCH, dim, generator=rng), torch.randn(BATCH, dim, generator=rng))
-    metric.compute()
+    return float(metric.compute())
+
+
+def peak(keep_features: bool, clips: int, dim: int = PEAK_DIM) -> float:
+    """MiB that :func:`stream` takes at most beyond what was held before."""
+    stream(keep_features, 2 * dim, dim)  # what the first one loads counts as held before
+    timing.forget_peak()
+    before, _ = timing.memory()
+    stream(keep_features, clips, dim)
     return timing.memory()[1] - before
 
 

@@ -41,11 +41,11 @@ def test_rows_are_of_all_dimensions_and_asked_what_they_should_be(monkeypatch: p
 
 
 def peaks() -> list[float]:
-    return [frechet.peak(kept, clips, 200) for kept, clips in ((False, 256), (False, 4096), (True, 4096))]
+    return [frechet.peak(kept, clips, 200) for kept, clips in ((False, 512), (False, 4096), (True, 4096))]
 
 
 @pytest.mark.skipif(not timing.STATUS.exists(), reason="peak memory is read from /proc, which this system has not")
 def test_statistics_alone_take_no_more_memory_for_more_clips() -> None:
     few, many, kept = timing.alone(peaks)
-    assert many == pytest.approx(few, abs=1)
+    assert many < few + 1
     assert kept > many + 4

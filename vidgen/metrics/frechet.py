@@ -73,8 +73,9 @@ def frechet(generated: Tensor, real: Tensor, *, ddof: int = 1) -> Estimate:
     """The distance of two sets of features, (N, d) and (M, d), with its error and its value for sets without end.
 
     The errors are the block jackknife's: each of :data:`BLOCKS` parts of either set is left out in turn, and the variances that
-    the two sets bring are added. (A bootstrap is no way out: rows drawn twice make sets smaller than they are and the distance
-    larger.) Which row is in which block is drawn from what the rows hold, so their order makes no difference.
+    the two sets bring are added. They are on the safe side (Efron & Stein 1981), the limit's the more so. (A bootstrap is no way
+    out: rows drawn twice make sets smaller than they are and the distance larger.) Which row is in which block is drawn from what
+    the rows hold, so their order makes no difference.
 
     Raises:
         UserError: as :func:`frechet_from_features`.
