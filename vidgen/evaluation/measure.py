@@ -17,14 +17,14 @@ from torch import Tensor
 from vidgen.config import load
 from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.folder import Folder
-from vidgen.data.worlds import Worlds, parse_caption
-from vidgen.data.worlds.parse import read_things
+from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.errors import UserError
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
-from vidgen.metrics.legality import ALIKE, MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, Legality, Verdicts, wilson
+from vidgen.metrics.legality import ALIKE, MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, wilson
+from vidgen.metrics.physics import FOLLOWED, Findings, Physics
 from vidgen.metrics.psnr import PSNR
 from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
@@ -41,6 +41,7 @@ JUDGE_RULES = {
     "class_accuracy": f"no other family's residual is smaller by over {ALIKE:g} px; what cannot be read is wrong",
     "count_correct": "in every frame",
     "law_residual": "mean over the clips that could be read",
+    **{f"follows_{what}": "read from the pixels, against the facts that the caption names" for what in FOLLOWED},
 }
 Precision = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -70,19 +71,20 @@ class Judge:
 
     def __init__(self, data: Data, subject: str) -> None:
         self.subject = subject
-        self.legality = Legality(data) if isinstance(data, Worlds) else None
-        self.verdicts: list[Verdicts] = []
+        self.physics = Physics(data) if isinstance(data, Worlds) else None
+        self.findings: list[Findings] = []
 
-    def update(self, pixels: np.ndarray, labels: np.ndarray, actions: np.ndarray | None) -> None:
-        """Judges a batch of uint8 clips."""
-        if self.legality is not None:
-            self.verdicts.append(self.legality(pixels, labels, actions))
+    def update(
+        self, pixels: np.ndarray, labels: np.ndarray, actions: np.ndarray | None, captions: list[str] | None = None
+    ) -> None:
+        """Judges a batch of uint8 clips, of which captions say what they should show."""
+        if self.physics is not None:
+            self.findings.append(self.physics(pixels, labels, actions, captions=captions))
 
     def results(self, chosen: np.ndarray | slice = slice(None), suffix: str = "") -> list[Result]:
         """The figures of all clips, or of those ``chosen``, named ``subject/measure`` with ``suffix``."""
-        if not self.verdicts:
+        if not self.findings:
             return []
-        verdicts = Verdicts.cat(self.verdicts)[chosen]
         return [
             Result(
                 name=f"{self.subject}/{name}{suffix}",
@@ -91,14 +93,14 @@ class Judge:
                 interval=one.interval,
                 protocol=JUDGE_RULES.get(name, "mean over clips"),
             )
-            for name, one in verdicts.summary().items()
+            for name, one in Findings.cat(self.findings)[chosen].summary().items()
         ]
 
     def failures(self) -> list[Result]:
         """The share of clips that are not legal, in all and by the first thing that failed, the most frequent first."""
-        if not self.verdicts:
+        if not self.findings:
             return []
-        reasons = Verdicts.cat(self.verdicts).reason
+        reasons = Findings.cat(self.findings).verdicts.reason
         counts = Counter(reason for reason in reasons if reason)
         failed = {"": sum(counts.values())} | {"/" + re.sub(r"\W+", "_", reason): count for reason, count in counts.most_common()}
         return [
@@ -303,41 +305,12 @@ def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result
     if not len(pixels):
         return []
     judge = Judge(data, "samples")
-    judge.update(pixels, labels, actions)
+    judge.update(pixels, labels, actions, texts)
     found = judge.results() + judge.failures()
-    if texts is not None and isinstance(data, Worlds):
-        found += measure_following(pixels, texts, judge, data)
     for index, name in enumerate(names):
         if (labels == index).any():
             found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]
     return found
-
-
-def measure_following(pixels: np.ndarray, texts: list[str], judge: Judge, data: Worlds) -> list[Result]:
-    """The shares of samples that show what their captions name: objects by colour, shape and size, the motion, and all of it.
-
-    The objects are read from the pixels and the motion is that of the judge's law, so nothing is estimated by a model.
-    """
-    wanted = [parse_caption(text) for text in texts]
-    shown = [sorted(things) for things in read_things(pixels, data.recipe)]
-    asked = [sorted(zip(facts["colors"], facts["shapes"], facts["sizes"], strict=True)) for facts in wanted]
-    moves = Verdicts.cat(judge.verdicts).law
-    held = {
-        name: np.array([sorted(one[i] for one in a) == sorted(one[i] for one in b) for a, b in zip(asked, shown, strict=True)])
-        for i, name in enumerate(("color", "shape", "size"))
-    }
-    objects = np.array([a == b for a, b in zip(asked, shown, strict=True)])
-    held |= {"objects": objects, "motion": moves, "caption": objects & moves}
-    return [
-        Result(
-            name=f"samples/follows_{name}",
-            value=float(flags.mean()),
-            n=len(flags),
-            interval=wilson(int(flags.sum()), len(flags)),
-            protocol="read from the pixels, against the facts that the caption names",
-        )
-        for name, flags in held.items()
-    ]
 
 
 def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[np.ndarray, np.ndarray, list[str]]:

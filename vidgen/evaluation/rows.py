@@ -236,6 +236,21 @@ JUDGED = {
         "How far positions are from the nearest lawful motion, root mean square. A frozen clip strays little: read it beside "
         "the distance travelled.",
     ),
+    "count_error": Measure("Count error", "objects", "lower", "How many objects too many or too few, mean over frames."),
+    "energy_error": Measure(
+        "Energy error", "%", "lower", "How far the energy is from what the law makes of it, as a share of its mean."
+    ),
+    "momentum_error": Measure(
+        "Momentum error", "%", "lower", "How far the momentum between hits on walls is from constant, over the sum of the speeds."
+    ),
+    "wall_penetration": Measure("Wall penetration", "px", "lower", "How far an outline reached beyond the frame at most."),
+    "permanence": Measure("Permanence", "%", "higher", "Objects due out from behind the wall that came out."),
+    "reappearance_error": Measure(
+        "Reappearance error", "px", "lower", "How far from where it was due such an object was when it could be placed again."
+    ),
+    "action_accuracy": Measure("Action accuracy", "%", "higher", "Moves within half a move of what the action asks."),
+    "action_error": Measure("Action error", "px", "lower", "How far the moves are from what the actions ask."),
+    "coverage": Measure("Coverage", "%", None, "Bins of pairs of factors that hold an object: as in the originals is right."),
     "travel": Measure("Distance travelled", "px", None, "How far an object moves in a clip; as in the originals is right."),
 }
 """Measures of a world's judge, which exist of each of ``SUBJECTS``: the second part of a name."""
