@@ -73,9 +73,9 @@ def frechet(generated: Tensor, real: Tensor, *, ddof: int = 1) -> Estimate:
     """The distance of two sets of features, (N, d) and (M, d), with its error and its value for sets without end.
 
     The errors are the block jackknife's: each of :data:`BLOCKS` parts of either set is left out in turn, and the variances that
-    the two sets bring are added. They are on the safe side (Efron & Stein 1981), the limit's the more so. (A bootstrap is no way
-    out: rows drawn twice make sets smaller than they are and the distance larger.) Which row is in which block is drawn from what
-    the rows hold, so their order makes no difference.
+    the two sets bring are added. They are on the safe side (Efron & Stein 1981), the more so the more of the value is bias. (A
+    bootstrap is no way out: rows drawn twice make sets smaller than they are and the distance larger.) Which row is in which
+    block is drawn from what the rows hold, so their order makes no difference.
 
     Raises:
         UserError: as :func:`frechet_from_features`.
@@ -176,7 +176,8 @@ def _by_eigenvalues(a: FeatureStats, b: FeatureStats, ddof: int) -> Tensor | Non
     root, failed = torch.linalg.cholesky_ex(a.scatter)
     if failed:
         return None
-    values = torch.linalg.eigvalsh(_congruent(root, b.scatter)) / ((a.n - ddof) * (b.n - ddof))
+    product = _congruent(root, b.scatter).mT  # column after column, as LAPACK has matrices: nothing is turned round first
+    values = torch.linalg.eigvalsh(product, UPLO="U") / ((a.n - ddof) * (b.n - ddof))
     overlap = values.clamp(min=0).sqrt()
     lost = (EPSILON * values[-1] / overlap).sum()
     if not lost <= PRECISE * overlap.sum():
