@@ -41,11 +41,10 @@ SEEDS, RIGHT, WORSE = 4, 7, 3.0
 """Seeds of samples, labels of eight that must be right for each, and decibels that a sample may lose on its reconstruction."""
 
 TOKENIZER = {"steps": 400, "batch_size": 8, "warmup": 20, "ema": 0.98}
-STEPS = {"dit": 800, "var": 500}
-"""Of the generators that predict numbers with noise on them, or codes from sums with wrong bits; of others 400."""
+STEPS, BATCHES = {"dit": 1200, "var": 500}, {"dit": 32}
+"""Of the generators that predict numbers with noise on them, or codes from sums with wrong bits; of others 400, of 16 clips."""
 
 GENERATOR = {
-    "batch_size": 16,
     "warmup": 20,
     "ema": 0.98,
     "clips": 8,
@@ -123,7 +122,8 @@ def small_tokenizer(name: str, generator: str) -> dict[str, Any]:
 def small_generator(name: str) -> dict[str, Any]:
     """The generator's recipe, small."""
     recipe = config.load("generator", name)
-    recipe["training"] |= GENERATOR | {"steps": STEPS.get(recipe["name"], 400)}
+    recipe["training"] |= GENERATOR
+    recipe["training"] |= {"steps": STEPS.get(recipe["name"], 400), "batch_size": BATCHES.get(recipe["name"], 16)}
     return recipe | SHAPE | ({"patch": [1, 1, 1]} if "patch" in recipe else {})
 
 
