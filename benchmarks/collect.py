@@ -1,6 +1,7 @@
 """Takes the results of finished runs into ``benchmarks/results/NAME.jsonl``, from which the tables are rendered.
 
     python benchmarks/collect.py NAME runs/2026-01-31-lfq-dit [more runs ...]
+    python benchmarks/collect.py NAME RUN --again eval     what 'vidgen eval run=RUN out=eval' has measured of it later
 
 NAME is the table that they belong to, such as the question that they answer. Runs that are there already are passed over.
 """
@@ -13,6 +14,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,8 @@ FOLDERS = ("data.path", "data.cache", "tokenizer.from", "init", "resume", "runs"
 """Options that name folders of one machine, which are no other's business: their last name is kept."""
 
 
-def collect(run: Path) -> list[Record]:
-    """The results of a finished run.
+def collect(run: Path, again: str | None = None) -> list[Record]:
+    """The results of a finished run, or those of its later evaluation ``again``.
 
     Raises:
         UserError: where the folder is no run, is not finished, or lacks what ``vidgen fit`` writes.
@@ -57,6 +59,11 @@ def collect(run: Path) -> list[Record]:
         commit=environment["commit"],
     )
     results = [row for row in rows.read(run / "metrics.jsonl") if row.stage == "evaluation"]
+    if again:
+        took = max((row.seconds for row in results), default=0.0)  # the run; how long it was looked at later is no matter
+        results = [replace(row, seconds=took) for row in rows.read(run / again / "metrics.jsonl") if row.stage == "evaluation"]
+    if not results:
+        raise UserError(f"There are no results in {run / (again or '')}: 'vidgen eval run={run} out=eval' makes some in eval.")
     return [Record(origin=origin, row=row) for row in [*results, *_costs(environment, results)]]
 
 
@@ -81,13 +88,13 @@ def _portable(word: str) -> str:
     return f"{key}={Path(value).name}" if key in FOLDERS else word
 
 
-def add(name: str, run: Path, folder: Path = RESULTS) -> int:
+def add(name: str, run: Path, folder: Path = RESULTS, again: str | None = None) -> int:
     """Adds a run's results to the table ``name`` in ``folder``; returns how many, 0 where the run is there already.
 
     Raises:
         UserError: as :func:`collect`, and where the run is there with other figures.
     """
-    path, found = folder / f"{name}.jsonl", collect(run)
+    path, found = folder / f"{name}.jsonl", collect(run, again)
     known = [record for record in read(path) if record.origin == found[0].origin]
     if known and [record.to_json() for record in known] != [record.to_json() for record in found]:
         raise UserError(f"{path} has other figures of {run.resolve().name}: remove its lines there, then collect it again.")
@@ -126,10 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Then: python benchmarks/render.py")
     parser.add_argument("name", help="the table: benchmarks/results/NAME.jsonl")
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("--again", metavar="FOLDER", help="take what a later evaluation in this folder of each run has measured")
     given = parser.parse_args(arguments)
     try:
         for run in given.runs:
-            count = add(given.name, run)
+            count = add(given.name, run, again=given.again)
             print(f"{run}: {count} results" if count else f"{run}: there already")
     except UserError as error:
         print(f"collect: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ import records
 from figures import RESULTS, result
 
 from vidgen import UserError
+from vidgen.evaluation import rows
 
 Make = Callable[..., Path]
 
@@ -40,6 +41,19 @@ def test_every_result_is_taken_with_where_it_comes_from(make_run: Make, tmp_path
     assert first["versions"]["torch"] == "2.15.0"
     assert {line["name"]: line["value"] for line in lines}["tokenizer/parameters"] == 2_000_000
     assert [set(line) for line in lines] == [set(first)] * len(lines)
+
+
+def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp_path: Path) -> None:
+    run = make_run()
+    (run / "eval").mkdir()
+    rows.append(run / "eval" / "metrics.jsonl", [result("samples/motion_fd", 7.5, n=256)])
+    found = collect.collect(run, again="eval")
+    assert found[0].origin == collect.collect(run)[0].origin
+    assert [(record.row.name, record.row.value) for record in found][0] == ("samples/motion_fd", 7.5)
+    assert {record.row.seconds for record in found} == {90.0}
+    assert "reconstruction/psnr" not in {record.row.name for record in found}
+    with pytest.raises(UserError, match="There are no results in .*nothing"):
+        collect.collect(run, again="nothing")
 
 
 def test_records_survive_the_file(make_run: Make, tmp_path: Path) -> None:
