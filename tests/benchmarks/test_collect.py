@@ -49,7 +49,7 @@ def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp
     rows.append(run / "eval" / "metrics.jsonl", [result("samples/motion_fd", 7.5, n=256)])
     found = collect.collect(run, again="eval")
     assert found[0].origin == collect.collect(run)[0].origin
-    assert [(record.row.name, record.row.value) for record in found][0] == ("samples/motion_fd", 7.5)
+    assert (found[0].row.name, found[0].row.value) == ("samples/motion_fd", 7.5)
     assert {record.row.seconds for record in found} == {90.0}
     assert "reconstruction/psnr" not in {record.row.name for record in found}
     with pytest.raises(UserError, match="There are no results in .*nothing"):
