@@ -159,6 +159,32 @@ def test_cells_of_a_pyramid_cuts_every_scale() -> None:
         assert torch.equal(scale, scale[:, :, :1, :1].expand_as(scale))
 
 
+@pytest.mark.parametrize("spec", [CAUSAL, PLAIN, PYRAMID, CONTINUOUS])
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("cells", [(0, 2, 3), (1, 4), (2,), (0, 1, 2, 3, 4)])
+def test_cells_that_lie_apart_are_as_if_they_followed_one_another(spec: LatentSpec, start: int, cells: tuple[int, ...]) -> None:
+    whole = latent_of(spec, (20, 16, 24), start)
+    window = whole.at(cells)
+    parts = [whole.cells(cell, cell + 1) for cell in cells]
+    assert (window.start, window.num_frames) == (start + cells[0], sum(part.num_frames for part in parts))
+    assert window.grids == spec.grids((window.num_frames, 16, 24), window.start)
+    assert torch.equal(window.z, whole.z[:, :, cells])
+    if window.ids is not None:
+        for found, *scales in zip(window.scale_ids(), *(part.scale_ids() for part in parts), strict=True):
+            assert torch.equal(found, torch.cat(scales, dim=1))
+    assert same(whole.at(range(whole.grids[-1][0])), whole)
+
+
+def test_clips_that_lie_apart() -> None:
+    whole = latent_of(GROWING, (20, 8, 8))
+    window = whole.at((0, 3, 4, 5))
+    assert window.grids == GROWING.grids((window.num_frames, 8, 8)) and window.num_frames == 1 + 2 * 4 + 3
+    parts = [whole.cells(*part) for part in ((0, 1), (3, 5), (5, 6))]
+    assert torch.equal(window.ids, torch.cat([part.ids for part in parts], dim=1))
+    with pytest.raises(UserError, match=r"which begin at \[0, 1, 3, 5\]"):
+        whole.at((0, 2, 3))
+
+
 @pytest.mark.parametrize(("first", "last"), [(2, 2), (3, 1), (-1, 2), (0, 6)])
 def test_cells_outside_are_refused(first: int, last: int) -> None:
     with pytest.raises(UserError, match=f"Cells {first} to {last} are not inside this latent's 5 cells"):

@@ -236,6 +236,42 @@ def test_what_is_given_is_whole_cells_inside_the_video() -> None:
         next(Rollout(Endless.spec, (45, 16, 16), window=5).run(Endless(), 1, Condition(known=known), generator=Endless()))
 
 
+@pytest.mark.parametrize("schedule", ["hierarchy_2", "hierarchy_3", "long_range"])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("dit", "lfq"), ("maskgit", "lfq"), ("ar", "vq"), ("var", "pyramid_lfq"), ("var", "kl")]
+)
+def test_generators_make_windows_whose_cells_lie_apart(name: str, tokens: str, schedule: str) -> None:
+    """What a window observes is what has been made there, and stays so; what is made does not depend on the batch."""
+    tokenizer = tiny.tokenizer(tokens).double()
+    far = {"label": {"dropout": 0.1}, "frames": {"spread": 0.5}}
+    generator = tiny.stirred(tiny.generator(name, tokenizer.space, num_classes=3, conditioning=far)).double().eval()
+    shape = tiny.shape_of(tokenizer, (9, 2, 2))
+    rollout = Rollout(tokenizer.spec, shape, window=4, overlap=2, name=schedule)
+    rollout.check(generator)
+    seen: list[tuple[Condition, Latent]] = []
+
+    def drawn(first: int, num: int) -> Latent:
+        def draw(shape: Shape, condition: Condition, *, start: int, seed: int) -> Latent:
+            made = generator.sample(num, shape, condition, start=start, first=first, seed=seed)
+            seen.append((condition, made))
+            return made
+
+        return Latent.cat(list(rollout.run(draw, num, tiny.labels(*[1] * num), generator=generator)))
+
+    together = drawn(0, 2)
+    assert (together.z.shape[2], together.num_frames) == (9, shape[0])
+    assert any(condition.places is not None for condition, _ in seen)
+    made: set[int] = set()
+    for (condition, window), stage in zip(seen, rollout.stages, strict=True):
+        places = list(condition.places or range(window.start, window.start + window.z.shape[2]))
+        assert places == list(stage.cells) and set(stage.observed) <= made
+        assert torch.equal(window.z, together.z[:, :, places])  # also what it has only observed
+        assert len({*stage.generated} & made) == 0
+        made |= {*stage.generated}
+    assert made == set(range(9))
+    torch.testing.assert_close(drawn(1, 1).z, together.z[1:], rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["maskgit", "ar", "dit"])
 def test_generators_go_on_from_what_they_have_made(name: str) -> None:
     """The cells between two windows are those of the first; what is made does not depend on the batch."""

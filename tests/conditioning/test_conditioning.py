@@ -307,6 +307,45 @@ def test_what_is_given_already_is_left_alone() -> None:
     assert conditioner({"label": {}}).draw_known(latent(), None) is None
 
 
+def test_a_share_of_the_steps_is_of_cells_that_lie_apart() -> None:
+    """With what is told of them, frame by frame, and where they are; a function of the step's randomness."""
+    built = conditioner({"label": {}, "action": {}, "frames": {"spread": 0.5}})
+    assert built.takes_places and not conditioner({"frames": {}}).takes_places
+    clips = replace(latent(), start=3, num_frames=19)  # the last cell is not whole
+    action = (torch.arange(19) % ACTIONS).expand(BATCH, -1)
+    drawn = []
+    for step in range(400):
+        torch.manual_seed(step)
+        some, told = built.draw_cells(clips, Condition(label=torch.arange(BATCH), action=action))
+        assert told is not None and told.action is not None and some.h is not None
+        if told.places is None:
+            assert some is clips and told.action is action
+            continue
+        drawn.append(told.places)
+        cells = [place - 3 for place in told.places]
+        assert torch.equal(some.h, clips.h[:, :, cells]) and some.start == told.places[0]
+        frames = [frame for cell in cells for frame in range(4 * cell, 4 * cell + 4) if frame < 19]
+        assert torch.equal(told.action, action[:, frames])
+        assert some.num_frames == told.action.shape[1]
+        built.vector(told, BATCH, len(cells), some.start)  # as many actions as the window has frames
+    assert 160 < len(drawn) < 240 and len(set(drawn)) > 15
+    given = Condition(known=clips)
+    assert conditioner({"frames": {"spread": 1.0}}).draw_cells(clips, given) == (clips, given)
+    short = clips.cells(0, 2)
+    assert conditioner({"frames": {"spread": 1.0}}).draw_cells(short, None) == (short, None)
+
+
+def test_cells_that_lie_apart_know_their_time_beside_frames_given_apart() -> None:
+    built = conditioner({"frames": {"context": 0.5, "spread": 0.5}})
+    whole = built.vector(None, 2, 6, 3)
+    close(built.vector(Condition(places=(3, 5, 8)), 2, 3, 3), whole[:, [0, 2, 5]])
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(UserError, match=r"'frames\.spread' is between 0 and 1, and 1\.5 is not"):
+        conditioner({"frames": {"spread": 1.5}})
+
+
 def test_pyramids_are_given_whole_frames() -> None:
     where = space(levels=(2,) * 4, scales=((1.0, 0.5, 0.5), (1.0, 1.0, 1.0)))
     conditioner({"frames": {"tasks": {"interpolation": 1.0}}}, where)

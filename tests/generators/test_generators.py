@@ -284,6 +284,66 @@ def given(latent: Latent, mask: list[list[bool]], **others: Any) -> Condition:
     return Condition(known=latent[: len(mask)], known_mask=torch.tensor(mask), **others)
 
 
+FAR = {"label": {"dropout": 0.1}, "frames": {"spread": 1.0}}
+"""Conditioning of a generator that makes windows whose cells lie apart."""
+
+
+@pytest.fixture
+def spread(tokenizer: Any) -> tuple[Latent, Condition]:
+    """Cell 0 and others that lie apart, of pyramids that grow in time a clip that does, and the condition that says so."""
+    size = tokenizer.spec.clip or 1
+    places = (0, 2, 4) if size == 1 else (0, *range(1 + size, 1 + 2 * size))
+    whole = tiny.latent(tokenizer, batch=2, cells=(places[-1] + 1, 4, 2))
+    return whole.at(places), replace(tiny.labels(0, 1), places=places)
+
+
+def test_cells_that_follow_one_another_are_a_plain_window(make: Callable[..., Any], shape: tuple[int, int, int]) -> None:
+    generator = make(conditioning=FAR)
+    told = tiny.labels(0, 1)
+    plain = generator.sample(2, shape, told, seed=5)
+    assert same(generator.sample(2, shape, replace(told, places=(0, 1, 2)), seed=5), plain)
+
+
+def test_a_window_of_cells_that_lie_apart(make: Callable[..., Any], spread: tuple[Latent, Condition], tokenizer: Any) -> None:
+    """Noise of its own, the same in any batch; given cells come back; and it is refused by who was not trained so."""
+    tokenizer.double()
+    latent, told = spread
+    generator, size = make(conditioning=FAR).double(), (latent.num_frames, *tiny.shape_of(tokenizer)[1:])
+    sample = generator.sample(2, size, told, seed=5)
+    assert (sample.grids, sample.num_frames, sample.start) == (latent.grids, latent.num_frames, 0)
+    near = generator.sample(2, size, replace(told, places=None), seed=5)
+    further = replace(told, places=(0, *(place + latent.full_grid[0] for place in told.places[1:])))
+    assert not any(torch.equal(sample.z, other.z) for other in (near, generator.sample(2, size, further, seed=5)))
+    torch.testing.assert_close(generator.sample(1, size, told[1:], first=1, seed=5).z, sample.z[1:], rtol=0, atol=1e-12)
+    mask = torch.zeros(2, latent.full_grid[0], dtype=torch.bool)
+    mask[:, 0] = True
+    given_first = generator.sample(2, size, replace(told, known=latent, known_mask=mask), seed=5)
+    assert torch.equal(given_first.z[:, :, 0], latent.z[:, :, 0])
+    assert not torch.equal(given_first.z[:, :, 1:], latent.z[:, :, 1:])
+    with pytest.raises(UserError, match=r"not trained on windows whose cells lie apart: train one with .*spread=0\.5"):
+        make().sample(2, size, told)
+    with pytest.raises(UserError, match="of which the first is cell 0"):
+        generator.sample(2, size, replace(told, places=told.places[1:]))
+
+
+def test_its_loss_knows_where_cells_lie(make: Callable[..., Any], spread: tuple[Latent, Condition], tokenizer: Any) -> None:
+    """And training draws such windows of whole clips by itself."""
+    latent, told = spread
+    generator, losses = make(conditioning={**FAR, "frames": {"spread": 0.0}}), []
+    for places in (told.places, None):
+        torch.manual_seed(0)
+        losses.append(generator.loss(latent, replace(told, places=places)).total)
+    assert not torch.equal(*losses)
+    generator = make(conditioning=FAR).train()
+    seen: list[int] = []
+    generator.trunk.register_forward_pre_hook(lambda _, passed: seen.append(passed[0].shape[1]))
+    whole = tiny.latent(tokenizer, cells=(1 + 4 * (tokenizer.spec.clip or 1), 2, 2))
+    for step in range(6):
+        torch.manual_seed(step)
+        assert bool(generator.loss(whole, tiny.labels(0, 1, 2, 0)).total.isfinite())
+    assert len(set(seen)) > 1
+
+
 @pytest.mark.parametrize("mask", [[[True, False, False]] * 2, [[True, True, True]] * 2, [[False] * 3, [True, False, False]]])
 def test_given_cells_come_back_to_the_bit(
     generator: Any, latent: Latent, shape: tuple[int, int, int], mask: list[list[bool]]

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from vidgen.samplers.noise import key, sample_noise, sample_uniform
+from vidgen.samplers.places import window_key
 
 LAWS = pytest.mark.parametrize("law", [sample_noise, sample_uniform])
 
 
-def draw(law: Any, num: int, *, first: int = 0, start: int = 0, seed: int = 0, number: int = 0) -> Tensor:
+def draw(law: Any, num: int, *, first: int = 0, start: int | str = 0, seed: int = 0, number: int = 0) -> Tensor:
     return law(num, (2, 3), seed=seed, first=first, start=start, device=torch.device("cpu"), draw=number)
 
 
@@ -50,6 +51,14 @@ def test_noise_never_repeats_between_samples_windows_draws_or_seeds(law: Any) ->
     flat = torch.stack(rows).flatten(1)
     apart = (flat[:, None] - flat[None]).abs().amax(-1) + torch.eye(len(flat))
     assert bool((apart > 1e-3).all())
+
+
+@LAWS
+def test_noise_of_cells_that_lie_apart_is_that_of_no_other_window(law: Any) -> None:
+    starts = [0, 4, *(window_key(places[0], places) for places in ((0, 4), (0, 4, 8), (0, 48), (4, 8)))]
+    rows = [draw(law, 1, start=start, number=number)[0] for start in starts for number in (0, 1)]
+    flat = torch.stack(rows).flatten(1)
+    assert bool(((flat[:, None] - flat[None]).abs().amax(-1) + torch.eye(len(flat)) > 1e-3).all())
 
 
 def test_noise_is_standard_normal() -> None:

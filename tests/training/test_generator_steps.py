@@ -117,11 +117,13 @@ def test_parts_are_of_one_size() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_training_in_parts_on_windows_and_images_resumes_to_the_bit(optimizer: str, tmp_path: Path) -> None:
+def test_training_in_parts_on_windows_apart_or_not_and_images_resumes_to_the_bit(optimizer: str, tmp_path: Path) -> None:
     tokenizer = tiny.tokenizer("lfq")
     cache = tiny.latent_cache(tokenizer, tmp_path / "cache")
     changes = {"windows": 0.5, "images": 0.3, "accumulate": 2, "no_decay": ("embed",), "steps": 6, "optimizer": optimizer}
-    training = tiny.generator_training("dit", tokenizer, cache, **changes)
+    far = {"label": {"dropout": 0.1}, "frames": {"spread": 0.5}}
+    start = tiny.stirred(tiny.generator("dit", tokenizer.space, num_classes=3, conditioning=far), 0.05)
+    training = tiny.generator_training("dit", tokenizer, cache, start=start, **changes)
     whole = training.run(tmp_path / "whole")
 
     class Enough(Exception):
