@@ -52,7 +52,7 @@ def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp
     assert (found[0].row.name, found[0].row.value) == ("samples/motion_fd", 7.5)
     assert {record.row.seconds for record in found} == {90.0}
     assert "reconstruction/psnr" not in {record.row.name for record in found}
-    with pytest.raises(UserError, match="There are no results in .*nothing"):
+    with pytest.raises(UserError, match=r"There are no results in .*nothing"):
         collect.collect(run, again="nothing")
 
 
