@@ -70,7 +70,13 @@ def _closer(frames: Pixels, side: float, left: float, top: float) -> Pixels:
 
 def _relit(frames: Pixels, contrast: NDArray[np.float64], brightness: NDArray[np.float64]) -> Pixels:
     """Values v of each colour as mean + contrast * (v - mean) + brightness, by a table of all 256."""
-    means = frames.mean(axis=(0, 1, 2))
-    tables = means + contrast * (np.arange(256)[:, None] - means) + brightness
+    from PIL import Image
+
+    values = np.arange(256)
+    clip = Image.fromarray(
+        frames.reshape(-1, *frames.shape[2:])
+    )  # whose histogram and tables are several times faster than numpy's
+    means = np.reshape(clip.histogram(), (3, 256)) @ values / (clip.width * clip.height)
+    tables = means + contrast * (values[:, None] - means) + brightness
     table = np.rint(tables).clip(0, 255).astype(np.uint8)
-    return np.stack([table[frames[..., channel], channel] for channel in range(3)], axis=-1)
+    return np.asarray(clip.point(table.T.flatten().tolist())).reshape(frames.shape)
