@@ -323,7 +323,7 @@ def _learnt(row: dict[str, Any] | None) -> str:
     if row is None:
         return "not run yet"
     right = ", ".join(map(str, row["right"]))
-    return f"{'yes' if row['learnt'] else '**no**'}: {right} of 8, {row['sample_db']:.1f} dB, {row['seconds']:.0f} s"
+    return f"{'yes' if row['learnt'] else '**no**'}: {right} of 8, {row['sample_db']:.1f} dB"
 
 
 def sweeping() -> str:

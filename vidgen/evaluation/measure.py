@@ -203,9 +203,11 @@ def measure_tokenizer(
                 Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule)
             )
     for name, metric in added.items():
-        options = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
+        chosen = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
+        interval = metric.interval() if hasattr(metric, "interval") else None
+        said = getattr(metric, "convention", chosen) or None
         found.results.append(
-            Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=options or None)
+            Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=said, interval=interval)
         )
     if usage is not None:
         numbers = usage.compute()

@@ -251,6 +251,10 @@ JUDGED = {
     "action_accuracy": Measure("Action accuracy", "%", "higher", "Moves within half a move of what the action asks."),
     "action_error": Measure("Action error", "px", "lower", "How far the moves are from what the actions ask."),
     "coverage": Measure("Coverage", "%", None, "Bins of pairs of factors that hold an object: as in the originals is right."),
+    **{
+        f"coverage_{factor}": Measure(f"Coverage, {factor}", "%", None, f"Bins of the {factor} that hold an object.")
+        for factor in ("color", "shape", "size", "speed", "position")
+    },
     "travel": Measure("Distance travelled", "px", None, "How far an object moves in a clip; as in the originals is right."),
 }
 """Measures of a world's judge, which exist of each of ``SUBJECTS``: the second part of a name."""
@@ -300,16 +304,16 @@ MEASURES: dict[str, Measure] = {
         "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with the recipe's steps and guidance."
     ),
     "reconstruction/motion_fd": Measure(
-        "motion-FD of reconstructions",
+        "motion-FD",
         "",
         "lower",
-        "Frechet distance between reconstructions and their originals in the features of the embedded extractor. Not FVD.",
+        "Frechet distance to unseen clips in the features of the embedded extractor. Not FVD.",
     ),
     "reconstruction/motion_fd_extrapolated": Measure(
-        "motion-FD of reconstructions, extrapolated", "", "lower", "The same for sets without end."
+        "motion-FD, extrapolated", "", "lower", "The same for sets without end: at few clips much of it is bias."
     ),
     "samples/motion_fd": Measure(
-        "motion-FD", "", "lower", "Frechet distance between samples and unseen clips by the embedded extractor. Not FVD."
+        "motion-FD", "", "lower", "Frechet distance to unseen clips in the features of the embedded extractor. Not FVD."
     ),
     "samples/motion_fd_extrapolated": Measure(
         "motion-FD, extrapolated", "", "lower", "The same for sets without end, by its fall with the number of clips."
