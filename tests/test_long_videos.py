@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.rollout import Rollout
 from vidgen.samplers.noise import sample_noise
 from vidgen.samplers.rollout import SCHEDULES
+from vidgen.training.optim import update_average
 
 
 def of_video(whole: Latent, places: Sequence[int]) -> Latent:
@@ -165,6 +169,37 @@ def test_memory_does_not_grow_with_the_length() -> None:
     assert 0 < peak(24) == peak(120)
 
 
+@pytest.mark.parametrize("name", ["hierarchy_2", "hierarchy_3"])
+def test_a_hierarchy_keeps_what_it_still_needs_and_no_more(name: str) -> None:
+    """At every stage: finished cells that cannot leave yet, or that a later window observes; and the window's own."""
+
+    class Apart(Endless):
+        takes_places = True
+
+    cells, size = 40, 4 * 4 * 8 * 8  # bytes of a cell
+    rollout = Rollout(Endless.spec, (Endless.spec.frames(cells), 64, 64), window=6, name=name, overlap=3)
+    done: set[int] = set()
+    index, before = 0, live()
+
+    def draw(shape: Shape, condition: Condition, *, start: int, seed: int) -> Latent:
+        nonlocal index
+        front = next(cell for cell in range(cells + 1) if cell not in done)
+        seen = {cell for stage in rollout.stages[index:] for cell in stage.observed}
+        needed = [cell for cell in done if cell >= front or cell in seen]
+        own = 0 if condition.known is None else len(rollout.stages[index].cells)
+        assert live() - before <= size * (len(needed) + own) + 1000
+        done.update(rollout.stages[index].generated)
+        index += 1
+        return Endless()(shape, condition, start=start, seed=seed)
+
+    left = 0
+    for part in rollout.run(draw, 1, generator=Apart()):
+        left += part.z.shape[2]
+        del part
+    assert left == cells
+    assert index == len(rollout.stages) > 5
+
+
 @pytest.mark.parametrize("name", ["autoregressive", "interpolation"])
 def test_a_video_does_not_depend_on_its_batch(name: str) -> None:
     shape = (Endless.spec.frames(20), 16, 16)
@@ -304,3 +339,70 @@ def test_dit_without_known_cells_in_training_is_refused() -> None:
     generator = tiny.generator("dit", tokenizer.space)
     with pytest.raises(UserError, match=r"generator/conditioning=\[label,frames\]"):
         Rollout(tokenizer.spec, tiny.shape_of(tokenizer, (6, 2, 2)), window=3).check(generator)
+
+
+# Learning to do so
+
+CIRCLE = LatentSpec(channels=2, stride=(4, 1, 1), causal=True)
+SPEEDS = torch.tensor([0.0, 0.25, -0.25])
+"""Radians a cell, by label."""
+
+
+def turning(num: int, cells: int, label: torch.Tensor) -> torch.Tensor:
+    """``h`` (num, 2, cells, 1, 1): a point that goes around a circle at its label's speed, from anywhere."""
+    angle = 2 * math.pi * torch.rand(num, 1) + SPEEDS[label].unsqueeze(1) * torch.arange(cells)
+    return math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], dim=1)[..., None, None]
+
+
+def off_the_law(h: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """(num,): how far from the nearest lawful motion each is, in radii, root mean square over its cells."""
+    points = torch.complex(h[:, 0, :, 0, 0], h[:, 1, :, 0, 0]) / math.sqrt(2)
+    still = points * torch.exp(-1j * SPEEDS[label].unsqueeze(1) * torch.arange(h.shape[2]))
+    mean = still.mean(dim=1, keepdim=True)
+    return (still - mean / mean.abs()).abs().square().mean(dim=1).sqrt()
+
+
+@pytest.mark.slow
+def test_a_hierarchy_moves_by_the_law_where_training_saw_cells_that_lie_apart() -> None:
+    """Videos of 13 cells in windows of 5. A dit that has seen 5 cells that follow one another alone knows nothing of far ones."""
+
+    def project(h: torch.Tensor, *, num_frames: int | None = None, start: int = 0) -> Latent:
+        frames = num_frames or CIRCLE.frames(h.shape[2], start)
+        return Latent(spec=CIRCLE, grids=(tuple(h.shape[2:]),), num_frames=frames, start=start, z=h, h=h)
+
+    def trained(spread: float, cells: int, steps: int = 1500, lr: float = 2e-3) -> Any:
+        torch.manual_seed(0)
+        parts = {"label": {"dropout": 0.0}, "frames": {"spread": spread}}
+        own = {"patch": (1, 1, 1), "prediction": "v", "solver": "heun", "shift": 1.0, "steps": 20, "guidance_scale": 1.0}
+        space = SimpleNamespace(spec=CIRCLE, h_channels=2, project=project)
+        dit = tiny.generator("dit", space, 3, width=64, depth=3, conditioning=parts, **own)
+        average = deepcopy(dit).eval().requires_grad_(False)
+        optimizer = torch.optim.AdamW(dit.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+            label = torch.randint(3, (128,))
+            optimizer.zero_grad()
+            dit.loss(project(turning(128, cells, label)), Condition(label=label)).total.backward()
+            torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
+            optimizer.step()
+            update_average(average.parameters(), dit.parameters(), min(0.99, (1 + step) / (10 + step)))
+        return average
+
+    label = torch.arange(48) % 3
+
+    def error(dit: Any, name: str) -> float:
+        rollout = Rollout(CIRCLE, (CIRCLE.frames(13), 1, 1), window=5, overlap=2, name=name)
+
+        def draw(shape: Shape, condition: Condition, *, start: int, seed: int) -> Latent:
+            return dit.sample(48, shape, condition, start=start, seed=seed)
+
+        dit.conditioner.parts["frames"].spread = 0.5  # so that it does what it is asked, trained for it or not
+        rollout.check(dit)
+        drawn = Latent.cat(list(rollout.run(draw, 48, Condition(label=label), generator=dit, seed=3)))
+        return float(off_the_law(drawn.h, label).mean())
+
+    assert off_the_law(turning(48, 13, label), label).max() < 1e-5
+    dit, near = trained(spread=1.0, cells=13), trained(spread=0.0, cells=5)
+    far, further, other = error(dit, "hierarchy_2"), error(dit, "hierarchy_3"), error(near, "hierarchy_2")
+    print(far, further, other)
+    assert far < 0.15 and further < 0.15 and other > 3 * far, (far, further, other)
