@@ -1,17 +1,20 @@
-"""Lines of a table: the runs of one recipe, which differ in their seeds."""
+"""Lines of a table: the runs of one recipe, which differ in their seeds; and what every table of results says and refuses."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
 from records import Origin, Record
 
+from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row, measure
 
 CHOSEN_BY_THE_TABLE = ("tokenizer", "generator", "data", "seed", "stage", "resume", "reuse", "runs", "logger")
+COMMITS_NAMED = 4
+"""Of so many commits each is named, of more the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,7 @@ class Line:
     @property
     def settings(self) -> str:
         """What was typed beside the parts and the seed, as code."""
-        words = [word for word in shlex.split(self.origin.command)[2:] if word != "-m"]
-        rest = [word for word in words if word.partition("=")[0] not in CHOSEN_BY_THE_TABLE]
+        rest = [word for word in command_words(self.origin.command) if word.partition("=")[0] not in CHOSEN_BY_THE_TABLE]
         return " ".join(f"`{word}`" for word in rest if not word.startswith("trainer."))
 
     def text(self, name: str) -> str:
@@ -61,3 +63,55 @@ def _line(runs: Sequence[Sequence[Record]]) -> Line:
         for name, row in {record.row.name: record.row for record in run}.items():  # measured twice, the last counts
             rows[name] = (*rows.get(name, ()), row)
     return Line(tuple(run[0].origin for run in runs), rows)
+
+
+def command_words(command: str) -> list[str]:
+    """What was typed after ``vidgen fit``."""
+    return [word for word in shlex.split(command)[2:] if word != "-m"]
+
+
+def protocol_label(row: Row) -> str:
+    """The ``name@hash`` in the words of a figure's protocol; empty where they have none."""
+    return next((word.strip(",") for word in (row.protocol or "").split() if "@" in word), "")
+
+
+def one_protocol_each(name: str, columns: Mapping[str, Iterable[Row]]) -> None:
+    """Sees that no column of ``name.jsonl`` holds figures of two protocols, which are told by their labels.
+
+    Raises:
+        UserError: naming the column and the protocols.
+    """
+    for column, rows in columns.items():
+        labels = {label for row in rows if (label := protocol_label(row))}
+        if len(labels) > 1:
+            raise UserError(
+                f"The column {column} of {name}.jsonl holds figures of {' and of '.join(sorted(labels))}, which cannot be "
+                "compared: measure the runs again by one protocol ('vidgen eval'), or collect them under another name."
+            )
+
+
+def provenance(origins: Iterable[Origin]) -> str:
+    """Where figures were measured and with what, in a sentence."""
+    found = list(origins)
+    machines, versions = every(map(machine, found)), every(origin.versions.get("torch") for origin in found)
+    commits = list(dict.fromkeys(f"`{origin.commit}`" for origin in found if origin.commit))
+    said = ", ".join(commits) if len(commits) <= COMMITS_NAMED else f"{commits[0]} to {commits[-1]}, {len(commits)} commits"
+    return f"Measured on {machines} with torch {versions}" + (f" at {said}." if commits else ".")
+
+
+def machine(origin: Origin) -> str:
+    """The processor with its cores and the precision, after the GPU where there is one."""
+    hardware = origin.hardware
+    processor = f"{hardware.get('cpu')} ({hardware.get('cores')} cores, {origin.precision})"
+    return f"{hardware['gpu']}, {processor}" if hardware.get("gpu") else processor
+
+
+def every(values: Iterable[str | None]) -> str:
+    """All that there are, once each, in words."""
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)

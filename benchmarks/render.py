@@ -3,7 +3,9 @@
     python benchmarks/render.py            writes what has changed
     python benchmarks/render.py --check    writes nothing and fails where something would change
 
-A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; ``TABLES`` says which names there are.
+A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; ``TABLES`` says which names there are. Files that are
+rendered whole are in ``whole``. The table of a suite that no document shows is written below ``runs/suites``, and is nobody's to
+check.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from typing import Any
 import learn
 import rates
 import sensitivity
+import suite as suites
+import suite_tables
 import sweeps
 import timing
-from lines import Line, lines
-from records import Origin, read
+import yaml
+from lines import Line, every, lines, machine, one_protocol_each, provenance, table
+from records import read
 from timing import Timing
 
 from vidgen.cli.list import pairs as every_pair
@@ -42,6 +47,9 @@ TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waitin
 
 PROOFS = Path(__file__).parent / "proofs.jsonl"
 """What came of the slow tests, one line each: ``benchmarks/slow.py`` writes it."""
+
+PUBLISHED = Path(__file__).parent / "published.yaml"
+"""What others have published, each figure with its source."""
 
 SHOWN = (
     "reconstruction/psnr",
@@ -111,23 +119,11 @@ def _short(name: str, found: Sequence[Line]) -> str:
     ]
     data = ", ".join(dict.fromkeys(line.origin.data for line in found))
     title = f"**{name}**" if name == data else f"**{name}** ({data})"
-    return f"{title}\n\n{_table(head, body)}\n\n{_legend(found, columns)}"
+    return f"{title}\n\n{table(head, body)}\n\n{_legend(found, columns)}"
 
 
 def _one_protocol_each(name: str, found: Sequence[Line], columns: Iterable[str]) -> None:
-    """Sees that no column holds figures of two protocols, which are told by the ``name@hash`` in their words.
-
-    Raises:
-        UserError: naming the column and the protocols.
-    """
-    for column in columns:
-        rules = [row.protocol or "" for line in found for row in line.rows.get(column, ())]
-        labels = {word.strip(",") for rule in rules for word in rule.split() if "@" in word}
-        if len(labels) > 1:
-            raise UserError(
-                f"The column {column} of {name}.jsonl holds figures of {' and of '.join(sorted(labels))}, which cannot be "
-                "compared: measure the runs again by one protocol ('vidgen eval'), or collect them under another name."
-            )
+    one_protocol_each(name, {column: [row for line in found for row in line.rows.get(column, ())] for column in columns})
 
 
 def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
@@ -140,21 +136,7 @@ def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
 
 
 def _provenance(found: Sequence[Line]) -> str:
-    origins = [origin for line in found for origin in line.origins]
-
-    def every(values: Iterable[str | None]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values if value))
-
-    machines = every(_machine(origin) for origin in origins)
-    torch = every(origin.versions.get("torch") for origin in origins)
-    commits = every(f"`{origin.commit}`" if origin.commit else None for origin in origins)
-    return f"Measured on {machines} with torch {torch}" + (f" at {commits}." if commits else ".")
-
-
-def _machine(origin: Origin) -> str:
-    hardware = origin.hardware
-    processor = f"{hardware.get('cpu')} ({hardware.get('cores')} cores, {origin.precision})"
-    return f"{hardware['gpu']}, {processor}" if hardware.get("gpu") else processor
+    return provenance(origin for line in found for origin in line.origins)
 
 
 def _long(name: str, found: Sequence[Line]) -> str:
@@ -164,7 +146,7 @@ def _long(name: str, found: Sequence[Line]) -> str:
     _one_protocol_each(name, found, order)
     body = [[_heading(row), *(line.text(row) for line in found)] for row in order]
     keys = "\n".join(f"{i}. {_entry(line)}" for i, line in zip(columns, found, strict=True))
-    return f"## {name}\n\n{keys}\n\n{_table(['Measure', *columns], body)}\n\n{_rules(found, order)}"
+    return f"## {name}\n\n{keys}\n\n{table(['Measure', *columns], body)}\n\n{_rules(found, order)}"
 
 
 def _entry(line: Line) -> str:
@@ -173,7 +155,7 @@ def _entry(line: Line) -> str:
     parts = f"{line.origin.tokenizer} x {line.origin.generator}" if line.origin.generator else line.origin.tokenizer
     return (
         f"{parts}: `{line.origin.command}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s at most on "
-        f"{_machine(line.origin)}; commit {line.origin.commit or 'unknown'})"
+        f"{machine(line.origin)}; commit {line.origin.commit or 'unknown'})"
     )
 
 
@@ -203,7 +185,7 @@ def timings(name: str) -> str:
         ]
         for row in rows
     ]
-    return f"{_table(head, body)}\n\n{_measured(rows)}" if rows else f"Nothing is measured yet: `python benchmarks/{name}.py`."
+    return f"{table(head, body)}\n\n{_measured(rows)}" if rows else f"Nothing is measured yet: `python benchmarks/{name}.py`."
 
 
 def _ratio(row: Timing) -> str:
@@ -219,10 +201,6 @@ def _rounded(value: float) -> str:
 
 def _measured(rows: Sequence[Timing]) -> str:
     """Where and how timings were taken."""
-
-    def every(values: Iterable[str | None]) -> str:
-        return ", ".join(dict.fromkeys(value for value in values if value))
-
     machines = every(f"{row.hardware.get('gpu') or row.hardware['cpu']} ({row.hardware['cores']} cores)" for row in rows)
     commits = every(f"`{row.commit}`" if row.commit else None for row in rows)
     pairs = " or ".join(str(pairs) for pairs in sorted({row.pairs for row in rows if row.quartiles}))
@@ -239,7 +217,7 @@ def parts() -> str:
     titles = ("tokenizers", "quantizers", "backbones", "generators", "heads", "conditioning", "data", "extractors")
     groups = [GROUPS[title] for title in titles]
     body = [[f"`{group}={name}`", describe(group, name)] for group in groups for name in _own(group)]
-    return _table(["Part", "What it is"], body)
+    return table(["Part", "What it is"], body)
 
 
 def protocols() -> str:
@@ -256,12 +234,12 @@ def protocols() -> str:
         body.append(
             [f"`{name}`", describe("protocol", name), clips, ", ".join(found.metric.measures), str(found.metric.extractor)]
         )
-    return _table(head, body)
+    return table(head, body)
 
 
 def measures_by_name() -> str:
     """The recipes of measures."""
-    return _table(["Name", "What it is"], [[f"`{name}`", describe("metric", name)] for name in _own("metric")])
+    return table(["Name", "What it is"], [[f"`{name}`", describe("metric", name)] for name in _own("metric")])
 
 
 def pairs() -> str:
@@ -273,19 +251,19 @@ def pairs() -> str:
     for row in together(found):
         generators = ", ".join(f"`{name}`" for name in row["generator"].split(", "))
         body.append([f"`{row['tokenizer']}`", generators, row["layout"], row["head"], row["route"]])
-    return _table(head, body)
+    return table(head, body)
 
 
 def kinds() -> str:
     """What each generator does with each kind of latent."""
     generators = list(dict.fromkeys(load("generator", name)["name"] for name in _own("generator")))
     body = [[KINDS_OF_LATENTS[kind], *(route(part, kind) for part in generators)] for kind in KINDS_OF_LATENTS]
-    return _table(["", *(f"`{part}`" for part in generators)], body)
+    return table(["", *(f"`{part}`" for part in generators)], body)
 
 
 def tokenizers() -> str:
     """The recipes of tokenizers, those of the papers too."""
-    return _table(["Recipe", "What it is"], [[f"`tokenizer={name}`", describe("tokenizer", name)] for name in _own("tokenizer")])
+    return table(["Recipe", "What it is"], [[f"`tokenizer={name}`", describe("tokenizer", name)] for name in _own("tokenizer")])
 
 
 def comparison() -> str:
@@ -303,7 +281,7 @@ def _compared(kind: str) -> str:
         for line in found
     ]
     said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each, with other work on the machine. {_provenance(found)}"
-    return f"**{rates.KINDS[kind]}**\n\n{_table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
+    return f"**{rates.KINDS[kind]}**\n\n{table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
 
 
 def learning() -> str:
@@ -316,7 +294,7 @@ def learning() -> str:
         own = [found.get((tokenizer, generator)) for generator in generators]
         levels = {f"{row['reconstruction_db']:.1f}" for row in own if row}
         body.append([f"`{tokenizer}`", " / ".join(sorted(levels)), *(_learnt(row) for row in own)])
-    return _table(head, body)
+    return table(head, body)
 
 
 def _learnt(row: dict[str, Any] | None) -> str:
@@ -339,7 +317,7 @@ def sweeping() -> str:
 
 def corrupted() -> str:
     """What each measure makes of clips that were spoilt in known ways."""
-    tables = [f"**{title}**\n\n{_table(head, body)}" for (_, title), (head, body) in sensitivity.bodies().items()]
+    tables = [f"**{title}**\n\n{table(head, body)}" for (_, title), (head, body) in sensitivity.bodies().items()]
     if not tables:
         return "Not run yet: `python benchmarks/corruptions.py`."
     found = sensitivity.points()
@@ -352,7 +330,7 @@ def corrupted() -> str:
 
 def experiments() -> str:
     """The presets of whole experiments."""
-    return _table(
+    return table(
         ["Preset", "What it is"], [[f"`experiment={name}`", describe("experiment", name)] for name in _own("experiment")]
     )
 
@@ -362,7 +340,7 @@ def measures() -> str:
     named = {f"`{name}`": what for name, what in MEASURES.items() if name not in _judged()}
     named |= {f"*subject*`/{name}`": what for name, what in JUDGED.items()}
     body = [[name, what.label, what.unit, _arrow(what), what.meaning] for name, what in named.items()]
-    return _table(["Name", "In words", "Unit", "Better", "What it says"], body)
+    return table(["Name", "In words", "Unit", "Better", "What it says"], body)
 
 
 def tolerances() -> str:
@@ -371,7 +349,7 @@ def tolerances() -> str:
     for name, (unit, meaning) in TOLERANCES.items():
         value = getattr(legality, name) * (100 if unit == "%" else 1)
         body.append([f"`{name}`", f"{value:g} {unit}", meaning])
-    return _table(["Tolerance", "Value", "What it bounds"], body)
+    return table(["Tolerance", "Value", "What it bounds"], body)
 
 
 def proven() -> list[dict[str, Any]]:
@@ -392,7 +370,30 @@ def proofs() -> str:
         ]
         for row in sorted(proven(), key=lambda row: row["test"])
     ]
-    return _table(["Test", "Outcome", "Seconds", "Code", "On"], body) if body else "None has been run yet."
+    return table(["Test", "Outcome", "Seconds", "Code", "On"], body) if body else "None has been run yet."
+
+
+def suite_table(name: str) -> str:
+    """The table of a suite, or how to come by one."""
+    suite = suites.load(name, suites.SUITES)
+    if not suite.results.exists():
+        return f"**{suite.title}**\n\n{suite.words}\n\nNot run yet: `python benchmarks/run.py {name}`."
+    return suite_tables.markdown(suite_tables.of(suite, read(suite.results)))
+
+
+def published() -> str:
+    """What others have published, a table for each task: figures of one table need not have been taken alike either."""
+    groups = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return "\n\n".join(_published(group) for group in groups)
+
+
+def _published(group: dict[str, Any]) -> str:
+    head = ["Model", *group["measures"], "Data", "Clips", "Protocol", "Source"]
+    body = [
+        [row["model"], *map(str, row["values"]), row["data"], row["clips"], row["protocol"], f"[{row['from']}]({row['source']})"]
+        for row in group["rows"]
+    ]
+    return f"**{group['task']}**\n\n{table(head, body)}"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -412,7 +413,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "protocols": protocols,
     "tolerances": tolerances,
     "proofs": proofs,
+    "published": published,
     **{name: partial(timings, name) for name in TIMINGS},
+    **{f"suite-{name}": partial(suite_table, name) for name in suites.names()},
 }
 
 
@@ -436,11 +439,6 @@ def _heading(name: str) -> str:
     label = f"{subject}{what.label}"
     unit = f", {what.unit}" if what.unit else ""
     return f"{label[:1].upper()}{label[1:]}{unit} {_arrow(what)}".rstrip()
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
 
 
 # Documents --------------------------------------------------------------------------------------------------------------
@@ -469,33 +467,65 @@ def rendered(text: str, where: str) -> str:
     return text
 
 
+def whole() -> dict[Path, str]:
+    """Files that are rendered from their first line to their last, with what belongs in each."""
+    made = {ROOT / "docs" / rates.picture_name(kind): rates.picture(kind) for kind in rates.KINDS if rates.cells(kind)}
+    for option in dict.fromkeys(point.option for point in sweeps.points()):
+        made[ROOT / "docs" / sweeps.picture_name(option)] = sweeps.picture(option)
+    for suite in _of_suites(shown=True):
+        records = read(suite.results)
+        made[ROOT / "benchmarks" / "results" / "suites" / f"{suite.name}.tex"] = suite_tables.latex(
+            suite_tables.of(suite, records)
+        )
+    return made
+
+
+def by_the_way() -> dict[Path, str]:
+    """Tables of suites that no document shows: files that are not committed, with what belongs in each."""
+    made = {}
+    for suite in _of_suites(shown=False):
+        folder, found = ROOT / "runs" / "suites" / suite.name, suite_tables.of(suite, read(suite.results))
+        made[folder / "table.md"] = f"{suite_tables.markdown(found)}\n"
+        made[folder / "table.tex"] = suite_tables.latex(found)
+    return made
+
+
+def _of_suites(*, shown: bool) -> list[suites.Suite]:
+    """The suites that have results, those that a document shows or those that none does."""
+    texts = "".join(path.read_text(encoding="utf-8") for path in documents())
+    found = [suites.load(name, suites.SUITES) for name in suites.names() if (f"<!-- suite-{name}:begin -->" in texts) == shown]
+    return [suite for suite in found if suite.results.exists()]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Renders, or checks; returns 1 where a check finds a difference and 2 after a mistake."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something would change")
     check = parser.parse_args(arguments).check
-    status = 0
-    pictures = {rates.picture_name(kind): rates.picture(kind) for kind in rates.KINDS if rates.cells(kind)}
-    pictures |= {sweeps.picture_name(option): sweeps.picture(option) for option in {point.option for point in sweeps.points()}}
     try:
-        for path in [*documents(), *(ROOT / "docs" / name for name in sorted(pictures))]:
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
-            after = pictures.get(path.name) or rendered(before, path.name)
-            if after == before:
-                continue
+        made = {path: rendered(path.read_text(encoding="utf-8"), path.name) for path in documents()} | whole()
+        changed = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        for path in changed:
             if check:
                 print(
                     f"{path.relative_to(ROOT)} is not what its tables are made of: run python benchmarks/render.py",
                     file=sys.stderr,
                 )
-                status = 1
             else:
-                path.write_text(after, encoding="utf-8")
+                _write(path, made[path])
                 print(f"{path.relative_to(ROOT)}: rendered")
+        for path, text in () if check else by_the_way().items():
+            _write(path, text)
+            print(f"{path.relative_to(ROOT)}: rendered")
     except UserError as error:
         print(f"render: {error}", file=sys.stderr)
         return 2
-    return status
+    return int(check and bool(changed))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

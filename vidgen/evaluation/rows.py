@@ -315,6 +315,9 @@ MEASURES: dict[str, Measure] = {
     "samples/motion_fd": Measure(
         "motion-FD", "", "lower", "Frechet distance to unseen clips in the features of the embedded extractor. Not FVD."
     ),
+    "samples/fvd": Measure(
+        "FVD", "", "lower", "Frechet distance to unseen clips in the features of I3D, whose weights are not part of this project."
+    ),
     "samples/motion_fd_extrapolated": Measure(
         "motion-FD, extrapolated", "", "lower", "The same for sets without end, by its fall with the number of clips."
     ),
