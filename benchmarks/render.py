@@ -51,6 +51,9 @@ PROOFS = Path(__file__).parent / "proofs.jsonl"
 PUBLISHED = Path(__file__).parent / "published.yaml"
 """What others have published, each figure with its source."""
 
+ABOUT_PUBLISHED = {"data": "Data", "clips": "Clips", "protocol": "Protocol", "from": "Source"}
+"""What stands beside such a figure."""
+
 SHOWN = (
     "reconstruction/psnr",
     "reconstruction/psnr_objects",
@@ -388,12 +391,18 @@ def published() -> str:
 
 
 def _published(group: dict[str, Any]) -> str:
-    head = ["Model", *group["measures"], "Data", "Clips", "Protocol", "Source"]
-    body = [
-        [row["model"], *map(str, row["values"]), row["data"], row["clips"], row["protocol"], f"[{row['from']}]({row['source']})"]
-        for row in group["rows"]
-    ]
-    return f"**{group['task']}**\n\n{table(head, body)}"
+    """One table; what all of its rows share stands below it."""
+    rows = [group | own | {"from": _link(group | own)} for own in group["rows"]]
+    shared = [key for key in ABOUT_PUBLISHED if len({row[key] for row in rows}) == 1]
+    rest = [key for key in ABOUT_PUBLISHED if key not in shared]
+    head = ["Model", *group["measures"], *(ABOUT_PUBLISHED[key] for key in rest)]
+    body = [[row["model"], *row["values"], *(row[key] for key in rest)] for row in rows]
+    said = "; ".join(f"{ABOUT_PUBLISHED[key].lower()}: {rows[0][key]}" for key in shared)
+    return f"**{group['task']}**\n\n{table(head, body)}\n\n{said[:1].upper()}{said[1:]}."
+
+
+def _link(row: dict[str, Any]) -> str:
+    return f"[{row['from']}]({row['source']})"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import collect
 import pytest
+import records
 import render
+import suite
+import yaml
 from figures import result
+from suite_records import all_records
+from suite_records import suite as tiny
 
 from vidgen import UserError, config
 
@@ -151,3 +156,81 @@ def test_a_check_writes_nothing_and_fails_until_it_is_rendered(
     page.write_text("<!-- part:begin -->\n<!-- part:end -->\n")
     assert render.main(["--check"]) == 2
     assert "render: page.md asks for a table 'part'." in capsys.readouterr().err
+
+
+# Suites
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one suite, ``tiny``, and a page that shows it; with neither pictures nor other results."""
+    monkeypatch.setattr(render, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "SUITES", tmp_path / "benchmarks" / "suites")
+    monkeypatch.setattr(suite, "RESULTS", tmp_path / "benchmarks" / "results" / "suites")
+    monkeypatch.setattr(render.rates, "cells", lambda kind: [])
+    monkeypatch.setattr(render.sweeps, "points", list)
+    monkeypatch.setitem(render.TABLES, "suite-tiny", lambda: render.suite_table("tiny"))
+    for folder in ("docs", "benchmarks/suites"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("README.md", "CONTRIBUTING.md"):
+        (tmp_path / name).write_text("no table\n")
+    (tmp_path / "docs" / "benchmark.md").write_text("<!-- suite-tiny:begin -->\n<!-- suite-tiny:end -->\n")
+    recipe = {
+        "words": "Equal steps.",
+        "budget": {"tokenizer": {"steps": 600}, "generator": {"steps": 1200}},
+        "common": ["data=worlds", "evaluation.samples=128"],
+        "grid": {"tokenizer": ["kl", "lfq"], "generator": ["dit", "ar"]},
+        "seeds": [0, 1, 2],
+    }
+    (tmp_path / "benchmarks" / "suites" / "tiny.yaml").write_text(f"# Which is best?\n{yaml.safe_dump(recipe)}")
+    return tmp_path
+
+
+def test_a_suite_that_was_not_run_says_how(project: Path) -> None:
+    assert render.main([]) == 0
+    text = (project / "docs" / "benchmark.md").read_text()
+    assert "**Which is best?**\n\nEqual steps.\n\nNot run yet: `python benchmarks/run.py tiny`." in text
+    assert not (project / "benchmarks" / "results").exists()
+
+
+def test_a_suite_is_rendered_into_its_page_and_for_papers(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.append(suite.load("tiny", suite.SUITES).results, all_records(tiny()))
+    page, paper = project / "docs" / "benchmark.md", project / "benchmarks" / "results" / "suites" / "tiny.tex"
+    assert render.main(["--check"]) == 1
+    assert not paper.exists()
+    assert render.main([]) == 0
+    assert "| kl | dit | 3 |" in page.read_text()
+    assert paper.read_text().count(r"\\") > 4
+    before = page.read_bytes(), paper.read_bytes()
+    assert render.main(["--check"]) == 0
+    assert render.main([]) == 0
+    assert (page.read_bytes(), paper.read_bytes()) == before
+    capsys.readouterr()
+    paper.write_text(paper.read_text().replace("dit", "ar", 1))
+    assert render.main(["--check"]) == 1
+    assert capsys.readouterr().err.startswith("benchmarks/results/suites/tiny.tex is not what its tables are made of")
+
+
+def test_a_suite_that_no_page_shows_is_written_beside_the_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "docs" / "benchmark.md").write_text("no table\n")
+    records.append(suite.load("tiny", suite.SUITES).results, all_records(tiny()))
+    assert render.main(["--check"]) == 0
+    assert not (project / "runs").exists()
+    assert render.main([]) == 0
+    assert "runs/suites/tiny/table.md" in capsys.readouterr().out
+    assert (project / "runs" / "suites" / "tiny" / "table.md").read_text().startswith("**Which is best?**")
+    assert (project / "runs" / "suites" / "tiny" / "table.tex").exists()
+    assert not (project / "benchmarks" / "results" / "suites" / "tiny.tex").exists()
+
+
+def test_what_others_have_published_has_a_source_each() -> None:
+    groups = yaml.safe_load(render.PUBLISHED.read_text(encoding="utf-8"))
+    for group in groups:
+        for row in group["rows"]:
+            whole = group | row
+            assert len(row["values"]) == len(group["measures"])
+            assert any(row["values"])
+            assert all(isinstance(value, str) for value in row["values"])  # as printed there, with its zeros
+            assert whole["source"].startswith("https://")
+            assert all(whole[key] for key in render.ABOUT_PUBLISHED)
+    assert render.published().count("(https://") >= len(groups)
