@@ -63,8 +63,7 @@ def found(records: Sequence[Record], comparisons: Sequence[Comparison]) -> Itera
 def add(path: Path, folder: Path) -> int:
     """Adds to the results at ``path`` what the evaluations in ``folder`` have measured and they lack; returns how many."""
     records = read(path)
-    known = {record.to_json() for record in records}
-    fresh = [record for record in found(records, read_results(folder)) if record.to_json() not in known]
+    fresh = [record for record in found(records, read_results(folder)) if record not in records]
     append(path, fresh)
     return len(fresh)
 

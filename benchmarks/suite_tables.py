@@ -506,7 +506,8 @@ def _markdown_heading(heading: Heading) -> str:
 
 def _markdown_cell(cell: Text) -> str:
     around = {"best": "**", "close": "*"}.get(cell.style, "")
-    return f"{around}{cell.text}{around}" + (f"<sup>{cell.marks}</sup>" if cell.marks else "")
+    whole = cell.text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")  # a narrow column breaks headings, not figures
+    return f"{around}{whole}{around}" + (f"<sup>{cell.marks}</sup>" if cell.marks else "")
 
 
 # LaTeX ------------------------------------------------------------------------------------------------------------------
@@ -530,7 +531,6 @@ LATEX = str.maketrans(
         "”": "''",
     }
 )
-PREAMBLE = "% Rendered by benchmarks/render.py: edit the suite or its results, not this. Needs booktabs and graphicx."
 
 
 def escaped(text: str) -> str:
@@ -538,31 +538,54 @@ def escaped(text: str) -> str:
     return text.translate(LATEX)
 
 
+INLINE = re.compile(r"`(?P<texttt>[^`]+)`|\*\*(?P<textbf>\S[^*]*)\*\*|\*(?P<textit>\S[^*]*)\*|(?P<plain>[^`*]+|.)", re.DOTALL)
+
+
 def inline(text: str) -> str:
     """Text with code in backticks and emphasis in asterisks, as the legend and settings have it, in LaTeX."""
-    commands = {"`": "texttt", "**": "textbf", "*": "textit"}
-    parts = re.split(r"(`[^`]+`|\*\*[^*]+\*\*|\*[^*]+\*)", text)
-    found = []
-    for part in parts:
-        sign = re.match(r"`|\*+", part)
-        inner = part[len(sign[0]) : -len(sign[0])] if sign and part.endswith(sign[0]) and len(part) > 2 else ""
-        found.append(rf"\{commands[sign[0]]}{{{escaped(inner)}}}" if sign and inner else escaped(part))
-    return "".join(found)
+    return INLINE.sub(_command, text)
+
+
+def _command(part: re.Match[str]) -> str:
+    kind = str(part.lastgroup)
+    return escaped(part[kind]) if kind == "plain" else rf"\{kind}{{{escaped(part[kind])}}}"
+
+
+LATEX_TABLE = r"""% Rendered by benchmarks/render.py: edit the suite or its results, not this. Needs booktabs and graphicx.
+\begin{table*}
+\centering
+\caption{<caption>}
+\setlength{\tabcolsep}{3pt}
+\smallskip
+\resizebox{\textwidth}{!}{%
+\begin{tabular}{<columns>}
+\toprule
+<head>
+\midrule
+<body>
+\bottomrule
+\end{tabular}}
+
+\smallskip
+\raggedright\footnotesize
+<legend>
+\end{table*}
+"""
 
 
 def latex(table: Table) -> str:
     """A ``table*`` for ``booktabs``, as wide as the page, with the legend below it."""
     left = sum(heading.name in ("Tokenizer", "Generator", "Settings") for heading in table.head)
-    lines = [PREAMBLE, r"\begin{table*}", r"\centering", rf"\caption{{{inline(table.title)} {inline(table.words)}}}"]
-    lines += [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(table.head) - left)}}}", r"\toprule"]
-    lines += [_latex_row(map(_latex_heading, table.head)), r"\midrule"]
-    lines += [_latex_row(map(_latex_cell, row)) for row in table.body]
-    if table.baselines:
-        lines += [r"\midrule", *(_latex_row(map(_latex_cell, row)) for row in table.baselines)]
-    lines += [r"\bottomrule", r"\end{tabular}}", "", r"\footnotesize", " ".join(map(inline, table.legend))]
-    if table.letters:
-        lines += ["; ".join(rf"$^{{{letter}}}$ {inline(said)}" for letter, said in table.letters) + "."]
-    return "\n".join([*lines, r"\end{table*}", ""])
+    body, baselines = ([_latex_row(map(_latex_cell, row)) for row in rows] for rows in (table.body, table.baselines))
+    letters = "; ".join(rf"$^{{{letter}}}$ {inline(said)}" for letter, said in table.letters)
+    filled = {
+        "caption": f"{inline(table.title)} {inline(table.words)}",
+        "columns": "l" * left + "r" * (len(table.head) - left),
+        "head": _latex_row(map(_latex_heading, table.head)),
+        "body": "\n".join([*body, *([r"\midrule", *baselines] if baselines else [])]),
+        "legend": "\n".join([" ".join(map(inline, table.legend)), *([f"{letters}."] if letters else [])]),
+    }
+    return re.sub(r"<(\w+)>", lambda place: filled[place[1]], LATEX_TABLE)
 
 
 def _latex_row(cells: Iterable[str]) -> str:
