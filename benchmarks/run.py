@@ -52,6 +52,7 @@ from vidgen.evaluation import rows
 from vidgen.routes import fitted
 from vidgen.runs import STATE, run_folders
 
+FIT = (sys.executable, "-m", "vidgen", "fit")
 STOPPED = 130
 POLL = 0.5
 """Seconds between looks at a run under way."""
@@ -137,7 +138,7 @@ class Job:
         """``vidgen fit`` in a process of its own."""
         self.logs.mkdir(parents=True, exist_ok=True)
         print(f"{self.name}: about {clock(self.seconds)}; it writes to {self.log}", flush=True)
-        command = [sys.executable, "-m", "vidgen", "fit", *self.words, f"seed={self.seed}", f"runs={self.root}"]
+        command = [*FIT, *self.words, f"seed={self.seed}", f"runs={self.root}"]
         threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         with self.log.open("w", encoding="utf-8") as out:
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **threads})
@@ -183,9 +184,8 @@ class Job:
 
 
 def curves(folder: Path) -> list[rows.Row]:
-    """The validation losses of a run's training."""
-    found = rows.read(folder / "metrics.jsonl")
-    return [row for row in found if row.stage != "evaluation" and row.split == "val" and row.name == "loss/total"]
+    """What validation found in the course of a run's training: PSNR of a tokenizer, the loss of a generator."""
+    return [row for row in rows.read(folder / "metrics.jsonl") if row.stage != "evaluation" and row.split == "val"]
 
 
 def done(results: Path) -> set[tuple[str, int]]:
