@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import lines
 import numpy as np
 import pytest
 import records
@@ -87,7 +88,7 @@ def test_a_suite_is_the_product_of_its_grid_seed_by_seed(make_suite: Make) -> No
         ("tokenizer=vq",),
     ]
     assert [cell.seed for cell in suite.cells] == [0, 0, 0, 1, 1, 1]
-    assert [cell.name for cell in suite.cells[:2]] == ["kl-dit-0", "lfq-dit-0"]
+    assert [cell.name for cell in suite.cells[:2]] == ["kl-2.0x3.0-0", "lfq-2.0x3.0-0"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,8 @@ def test_an_unknown_suite_is_answered_with_the_nearest(capsys: pytest.CaptureFix
 @pytest.mark.parametrize("name", suites.names())
 def test_every_suite_names_parts_and_options_that_there_are(name: str) -> None:
     suite = suites.load(name)
-    assert len({(cell.words, cell.seed) for cell in suite.cells}) == len(suite.cells)
+    assert len({cell.name for cell in suite.cells}) == len({(cell.words, cell.again, cell.seed) for cell in suite.cells})
+    assert len({cell.name for cell in suite.cells}) == len(suite.cells)
     for recipe in dict.fromkeys(cell.recipe for cell in suite.cells):
         assert run.composed(tuple(recipe.split(" ")))["seed"] == 0
 
@@ -196,6 +198,20 @@ def test_runs_side_by_side_by_hydras_launcher(make_suite: Make, tmp_path: Path) 
     status = run.run(jobs, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
     assert status == {"lfq-0": 0, "kl-0": 0}
     assert {record.origin.tokenizer for record in records.read(suite.results)} == {"lfq", "kl"}
+
+
+def test_what_is_measured_again_is_trained_once(make_suite: Make, tmp_path: Path) -> None:
+    suite = make_suite(grid={"tokenizer": ["lfq"], "generator": ["dit"]}, again={"evaluation.steps": [2, 5]}, seeds=[0])
+    jobs = run.Grid(suite, tmp_path / "runs").jobs()
+    assert [job.name for job in jobs] == ["lfq-dit-2-0", "lfq-dit-5-0"]
+    assert run.run(jobs, []) == {"lfq-dit-2-0": 0, "lfq-dit-5-0": 0}
+    assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
+    found = lines.lines(records.read(suite.results))
+    assert next(line.settings for line in found if line.origin.generator).endswith("`evaluation.steps=2`")
+    distances = [line.rows["samples/motion_fd"][0].value for line in found]
+    assert len(distances) == 2
+    assert distances[0] != distances[1]
+    assert len(list(suite.folder.glob("*.webp"))) == 2
 
 
 def test_tokenizers_that_are_shared_are_trained_before_those_who_share_them(make_suite: Make, tmp_path: Path) -> None:
