@@ -468,7 +468,7 @@ def content(cells: Sequence[Cell], *, title: str, kind: str = "vidgen compare", 
         "notes": warnings(found, shown),
         "columns": [_column(column) for column in shown],
         "lines": [_line(line, shown) for line in found],
-        "charts": [{"key": key, "title": said} for key, said in sorted(charts.items(), reverse=True)],
+        "charts": [{"key": key, "title": said} for key, said in sorted(charts.items(), key=_generators_last)],
         "facts": _facts(cells),
     }
 
@@ -555,6 +555,10 @@ def _chart(cell: Cell, curve: Curve) -> tuple[str, str]:
     said = "validation loss" if curve.name.startswith("loss/") else f"{what.label}{f' ({what.unit})' if what.unit else ''}"
     who = f"generator {cell.generator}" if curve.stage == "generator" else "tokenizers"
     return f"{who} {curve.name}", f"{who[:1].upper()}{who[1:]}: {said}"
+
+
+def _generators_last(chart: tuple[str, str]) -> bool:
+    return chart[0].startswith("generator")
 
 
 def _playable(sheet: Sheet) -> dict[str, Any]:
