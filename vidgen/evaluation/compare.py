@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -58,6 +59,9 @@ OF_THE_MODEL = ("tokenizer/", "generator/", "codebook/")
 
 NOT_OF_THE_RECIPE = ("seed", "command", "words", "route", "choices", "runs", "resume", "reuse", "logger", "trainer")
 """What does not decide what was compared: the seed, where things lie, the machine, and words about it all."""
+
+NOTHING_CHANGES = ("evaluation.batch_size", "evaluation.shown", "evaluation.metrics")
+"""Options that no other figure depends on."""
 
 FOLDERS = ("data.path", "data.cache", "tokenizer.from", "init")
 """Options that name folders of one machine: their last name is kept."""
@@ -150,14 +154,12 @@ def read_run(folder: Path) -> Cell:
     Raises:
         UserError: where it is no run, is not finished, or holds no results.
     """
-    if not (folder / "config.yaml").is_file():
+    home = folder if (folder / STATE).is_file() else folder.resolve().parent
+    if not ((home / STATE).is_file() and (folder / "config.yaml").is_file()):
         raise UserError(f"{folder} is not the folder of a run: give those that 'vidgen fit' made, such as runs/latest.")
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    home = folder if (folder / STATE).is_file() else folder.resolve().parent
-    state = _json(home / STATE)
-    if state.get("status") != "finished":
-        again = config.get("command", "vidgen fit ...")
-        raise UserError(f"The run {folder} is not finished: give its command again, which goes on with it ({again}).")
+    if _json(home / STATE).get("status") != "finished":
+        raise UserError(f"The run {folder} is not finished: give its command again, which goes on with it ({config['command']}).")
     found = rows.read(folder / "metrics.jsonl")
     results = {row.name: row for row in found if row.stage == "evaluation"}  # measured twice, the last counts
     if not results:
@@ -185,6 +187,7 @@ def read_run(folder: Path) -> Cell:
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe but for the seed and for what belongs to one machine: every value by its full key."""
     found = {key: value for key, value in _flat(config) if key.partition(".")[0] not in NOT_OF_THE_RECIPE}
+    found = {key: value for key, value in found.items() if key not in NOTHING_CHANGES}
     return found | {key: Path(found[key]).name for key in FOLDERS if found.get(key)}
 
 
@@ -382,18 +385,34 @@ def _columns(name: str, label: str, cells: Sequence[Cell], sets: Sequence[str]) 
     for cell, clips in zip(cells, sets, strict=True):
         if row := cell.rows.get(name):
             found.setdefault(("", "") if of_the_model else (rule(row), clips), {})[id(cell)] = row
-    several = [len({key[part] for key in found}) > 1 for part in (0, 1)]
+    rules = _differing([said for said, _ in found])
+    several = len({clips for _, clips in found}) > 1
     return [
         Column(
             key=name if number == 1 else f"{name}~{number}",
             name=name,
             label=label,
             rule=key[0],
-            apart="; ".join(said or "no rule stated" for said, differs in zip(key, several, strict=True) if differs),
+            apart="; ".join(said for said in (differs, key[1] if several else "") if said),
             rows=those,
         )
-        for number, (key, those) in enumerate(found.items(), start=1)
+        for number, ((key, those), differs) in enumerate(zip(found.items(), rules, strict=True), start=1)
     ]
+
+
+def _differing(rules: Sequence[str]) -> list[str]:
+    """Of each rule the words that not all share, with one more at either end; nothing where all are one rule."""
+    if len(set(rules)) == 1:
+        return [""] * len(rules)
+    split = [said.split() for said in rules]
+    begin = len(os.path.commonprefix(split))
+    end = min(len(os.path.commonprefix([words[::-1] for words in split])), min(map(len, split)) - begin)
+    found = []
+    for words in split:
+        first, last = max(0, begin - 1), min(len(words), len(words) - end + 1)
+        said = [*(["…"] if first else []), *words[first:last], *(["…"] if last < len(words) else [])]
+        found.append(" ".join(said) or "no rule stated")
+    return found
 
 
 def _label(name: str, names: Iterable[str]) -> str:
@@ -459,7 +478,7 @@ def content(cells: Sequence[Cell], *, title: str, kind: str = "vidgen compare", 
         kind: what the page is, in small letters above.
         words: what is held equal, or what was asked.
     """
-    found, shown = lines(cells), columns(cells)
+    found, shown = sorted(lines(cells), key=lambda line: line.cells[0].baseline), columns(cells)
     charts = dict(_chart(cell, curve) for cell in cells for curve in cell.curves)
     return {
         "title": title,
