@@ -11,12 +11,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -405,14 +405,19 @@ def _differing(rules: Sequence[str]) -> list[str]:
     if len(set(rules)) == 1:
         return [""] * len(rules)
     split = [said.split() for said in rules]
-    begin = len(os.path.commonprefix(split))
-    end = min(len(os.path.commonprefix([words[::-1] for words in split])), min(map(len, split)) - begin)
+    begin = _leading(split)
+    end = min(_leading([words[::-1] for words in split]), min(map(len, split)) - begin)
     found = []
     for words in split:
         first, last = max(0, begin - 1), min(len(words), len(words) - end + 1)
         said = [*(["…"] if first else []), *words[first:last], *(["…"] if last < len(words) else [])]
         found.append(" ".join(said) or "no rule stated")
     return found
+
+
+def _leading(split: Sequence[Sequence[str]]) -> int:
+    """How many words all begin with."""
+    return sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*split, strict=False)))
 
 
 def _label(name: str, names: Iterable[str]) -> str:
