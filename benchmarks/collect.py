@@ -84,7 +84,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def portable(word: str) -> str:
-    """A word of a command as it is kept: of a folder of one machine the last name."""
+    """An option as it is typed, folders of this machine cut to their names."""
     key, _, value = word.partition("=")
     return f"{key}={Path(value).name}" if key in FOLDERS else word
 

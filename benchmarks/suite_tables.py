@@ -45,6 +45,9 @@ COLUMNS = {
 }
 """The columns in their order, each shown where any record has it; that of FVD wherever there are samples."""
 
+PARTS = ("tokenizer", "generator", "stage")
+"""Options that have columns of their own."""
+
 FVD = "samples/fvd"
 AGAINST_RECONSTRUCTIONS = "samples/motion_fd_reconstructions"
 OF_READABLE = "samples/law_residual"
@@ -97,7 +100,7 @@ class Entry:
     tokenizer: str
     generator: str
     settings: str = ""
-    seeds: tuple[int, ...] = ()
+    seeds: list[int] = field(default_factory=list)
     origins: dict[int, Origin] = field(default_factory=dict)
     rows: dict[str, dict[int, Row]] = field(default_factory=dict)
     marks: dict[str, list[str]] = field(default_factory=dict)
@@ -165,7 +168,7 @@ def of(suite: Suite, records: Iterable[Record]) -> Table:
     """
     results = [record for record in records if record.row.stage == "evaluation"]
     found, baselines = entries(suite, results), _baselines(results)
-    columns = _columns([*found, *baselines])
+    columns = _columns(suite, [*found, *baselines])
     one_protocol_each(f"suites/{suite.name}", {column: _rows([*found, *baselines], column) for column in columns})
     letters = _differences(suite, found, baselines, columns)
     settings = any(entry.settings for entry in found)
@@ -203,28 +206,23 @@ def entries(suite: Suite, records: Iterable[Record]) -> list[Entry]:
     Raises:
         UserError: for a run that is of no cell.
     """
-    recipes = list(dict.fromkeys(cell.words for cell in suite.cells))
-    shared = set.intersection(*map(set, recipes)) if recipes else set()
-    cells = {cell.words: cell for cell in suite.cells}
-    found = {
-        words: Entry(
-            tokenizer=cells[words].value("tokenizer", "lfq"),
-            generator="–" if cells[words].value("stage") == "tokenizer" else cells[words].value("generator", "dit"),
-            settings=" ".join(f"`{word}`" for word in words if word not in shared and not _names_a_part(word)),
-            seeds=tuple(cell.seed for cell in suite.cells if cell.words == words),
-        )
-        for words in recipes
-    }
+    found: dict[tuple[str, ...], Entry] = {}
+    for cell in suite.cells:
+        settings = (word for word in (*cell.own, *cell.again) if word.partition("=")[0] not in PARTS)
+        generator = "–" if _value(cell.words, "stage") == "tokenizer" else _value(cell.words, "generator", "dit")
+        entry = Entry(_value(cell.words, "tokenizer", "lfq"), generator, " ".join(f"`{word}`" for word in settings))
+        found.setdefault((*cell.words, *cell.again), entry).seeds.append(cell.seed)
     for record in records:
         if record.origin.run != BASELINE:
-            entry = found[_recipe_of(record.origin, recipes, suite)]
+            entry = found[_recipe_of(record.origin, list(found), suite)]
             entry.add(record)
             entry.tokenizer, entry.generator = record.origin.tokenizer, record.origin.generator or "–"
     return list(found.values())
 
 
-def _names_a_part(word: str) -> bool:
-    return word.partition("=")[0] in ("tokenizer", "generator", "stage")
+def _value(words: Sequence[str], key: str, default: str = "") -> str:
+    """What is typed for ``key``, the last time that it is."""
+    return next((word.partition("=")[2] for word in reversed(words) if word.partition("=")[0] == key), default)
 
 
 def _recipe_of(origin: Origin, recipes: Sequence[tuple[str, ...]], suite: Suite) -> tuple[str, ...]:
@@ -251,8 +249,9 @@ def _baselines(records: Iterable[Record]) -> list[Entry]:
 # Columns ----------------------------------------------------------------------------------------------------------------
 
 
-def _columns(found: Sequence[Entry]) -> list[str]:
-    sampled = any(entry.origins and entry.generator != "–" for entry in found)
+def _columns(suite: Suite, found: Sequence[Entry]) -> list[str]:
+    """Those that any record has; that of FVD wherever a run was sampled as it was trained to be, and once."""
+    sampled = any(entry.origins and entry.generator != "–" for entry in found) and not any(cell.again for cell in suite.cells)
     return [column for column in COLUMNS if any(column in entry.rows for entry in found) or (column == FVD and sampled)]
 
 

@@ -22,27 +22,32 @@ def suite(
     tokenizers: tuple[str, ...] = ("kl", "lfq"),
     generators: tuple[str, ...] = ("dit", "ar"),
     seeds: tuple[int, ...] = (0, 1, 2),
+    again: tuple[tuple[str, ...], ...] = ((),),
     **changes: Any,
 ) -> Suite:
-    recipes = [(*COMMON, f"tokenizer={one}", f"generator={two}") for one, two in product(tokenizers, generators)]
-    cells = tuple(Cell(words, seed) for seed in seeds for words in (*recipes, *((*COMMON, *words) for words in extra)))
+    own = [*((f"tokenizer={one}", f"generator={two}") for one, two in product(tokenizers, generators)), *extra]
+    cells = tuple(Cell((*COMMON, *words), seed, other, words) for seed in seeds for words in own for other in again)
     budget = {"tokenizer": ("steps", 600.0), "generator": ("steps", 1200.0)}
     return Suite(
         **{"name": "tiny", "title": "Which is best?", "words": "Equal steps.", "budget": budget, "cells": cells, **changes}
     )
 
 
+def value(words: tuple[str, ...], key: str) -> str:
+    """What the words say of a key; empty for nothing."""
+    return next((word.partition("=")[2] for word in words if word.partition("=")[0] == key), "")
+
+
 def origin(words: tuple[str, ...], seed: int, **changes: Any) -> Origin:
     """That of a cell's run, as ``run.py`` starts it."""
-    cell = Cell(words, seed)
     typed = ["vidgen", "fit", *words, "tokenizer.training.steps=600", f"seed={seed}", "runs=runs"]
     values = {
-        "run": f"{cell.name}-{len(words)}",
+        "run": f"run-{len(words)}-{seed}",
         "command": shlex.join(typed),
-        "tokenizer": cell.value("tokenizer", "lfq"),
-        "generator": None if cell.value("stage") == "tokenizer" else cell.value("generator", "dit"),
+        "tokenizer": value(words, "tokenizer"),
+        "generator": value(words, "generator") or None,
         "data": "worlds",
-        "config": hashlib.sha256(cell.recipe.encode()).hexdigest()[:16],
+        "config": hashlib.sha256(" ".join(words).encode()).hexdigest()[:16],
         "seed": seed,
         "precision": "bf16",
         "hardware": {"cpu": "A processor", "cores": 2, "memory_gib": 8.0},
@@ -70,11 +75,12 @@ def five_and_seed(words: tuple[str, ...], seed: int) -> float:
 
 def all_records(
     of: Suite,
-    value: Callable[[tuple[str, ...], int], float] = five_and_seed,
+    figure: Callable[[tuple[str, ...], int], float] = five_and_seed,
     names: tuple[str, ...] = ("samples/motion_fd",),
 ) -> list[Record]:
     """A figure of every name for every cell."""
-    return [record(cell.words, cell.seed, name, value(cell.words, cell.seed)) for cell in of.cells for name in names]
+    words = {cell: (*cell.words, *cell.again) for cell in of.cells}
+    return [record(words[cell], cell.seed, name, figure(words[cell], cell.seed)) for cell in of.cells for name in names]
 
 
 def baseline(tokenizer: str, name: str, value: float, **of_row: Any) -> Record:

@@ -13,7 +13,7 @@ import pytest
 import suite_tables
 from records import Record, from_line, to_lines
 from suite import Suite
-from suite_records import COMMON, all_records, baseline, record, suite
+from suite_records import COMMON, all_records, baseline, record, suite, value
 
 from vidgen import UserError
 
@@ -61,10 +61,10 @@ def test_fractions_are_per_cent_and_equal_seeds_have_no_error() -> None:
 def test_the_best_is_marked_by_the_direction_of_its_column() -> None:
     of = suite()
 
-    def value(words: tuple[str, ...], seed: int) -> float:
+    def figure(words: tuple[str, ...], seed: int) -> float:
         return 0.9 + seed / 100 if words == LFQ_DIT else 0.5 + seed / 100
 
-    rows = by_name(of, all_records(of, value, names=("samples/law_legal", FD, "samples/memorised")))
+    rows = by_name(of, all_records(of, figure, names=("samples/law_legal", FD, "samples/memorised")))
     assert [row["Law-legal"].startswith("**") for row in rows.values()] == [False, False, True, False]
     assert [row["motion-FD"].startswith("**") for row in rows.values()] == [True, True, False, True]  # a tie
     assert not any(row["Memorised"].startswith("**") for row in rows.values())
@@ -76,7 +76,7 @@ def test_reconstructions_are_held_against_those_of_the_same_rate() -> None:
     rate = {"lfq": 0.184, "vq": 0.186, "bsq": 0.3}
     found = []
     for cell in of.cells:
-        name = cell.value("tokenizer")
+        name = value(cell.words, "tokenizer")
         found.append(record(cell.words, cell.seed, "reconstruction/psnr", psnr[name]))
         if name in rate:
             found.append(record(cell.words, cell.seed, "tokenizer/bits_per_pixel", rate[name]))
@@ -85,29 +85,30 @@ def test_reconstructions_are_held_against_those_of_the_same_rate() -> None:
 
 
 def test_distances_to_reconstructions_are_held_against_those_of_the_same_tokenizer() -> None:
-    of, name = suite(), "samples/motion_fd_reconstructions"
-    value = {"kl dit": 1.0, "kl ar": 2.0, "lfq dit": 9.0, "lfq ar": 8.0}
-    found = [
-        record(cell.words, cell.seed, name, value[f"{cell.value('tokenizer')} {cell.value('generator')}"]) for cell in of.cells
-    ]
-    rows = by_name(of, found)
-    assert [rows[key]["motion-FD to reconstructions"] for key in value] == ["**1**", "2", "9", "**8**"]
+    of = suite()
+    distance = {("kl", "dit"): 1.5, ("kl", "ar"): 2.5, ("lfq", "dit"): 9.5, ("lfq", "ar"): 8.5}
+
+    def figure(words: tuple[str, ...], seed: int) -> float:
+        return distance[value(words, "tokenizer"), value(words, "generator")]
+
+    rows = cells(of, all_records(of, figure, names=("samples/motion_fd_reconstructions",)))
+    assert [row["motion-FD to reconstructions"] for row in rows] == ["**1.50**", "2.50", "9.50", "**8.50**"]
 
 
 def test_from_five_seeds_on_the_legend_states_the_test() -> None:
     five, three = suite(seeds=(0, 1, 2, 3, 4)), suite()
 
-    def value(words: tuple[str, ...], seed: int) -> float:
+    def figure(words: tuple[str, ...], seed: int) -> float:
         if words == LFQ_DIT:
             return 5.0 + seed
         if "tokenizer=kl" in words and "generator=dit" in words:
             return 5.0 + seed + (0.5 if seed else -0.1)
         return 9.0 + seed
 
-    rows = by_name(five, all_records(five, value))
+    rows = by_name(five, all_records(five, figure))
     assert [re.match(r"\**", row["motion-FD"])[0] for row in rows.values()] == ["*", "", "**", ""]
-    assert "exact one-sided sign-flip test" in suite_tables.markdown(suite_tables.of(five, all_records(five, value)))
-    assert "sign-flip" not in suite_tables.markdown(suite_tables.of(three, all_records(three, value)))
+    assert "exact one-sided sign-flip test" in suite_tables.markdown(suite_tables.of(five, all_records(five, figure)))
+    assert "sign-flip" not in suite_tables.markdown(suite_tables.of(three, all_records(three, figure)))
 
 
 # Rows -------------------------------------------------------------------------------------------------------------------
@@ -129,6 +130,14 @@ def test_settings_are_what_the_grid_varies_beside_the_parts() -> None:
     rows = cells(of, all_records(of, lambda words, seed: float(len(words))))
     assert [row["Settings"] for row in rows] == ["", "", "", "", "`generator.guidance_scale=1.0`"]
     assert [row["motion-FD"].strip("*") for row in rows] == ["4", "4", "4", "4", "5"]  # each record went to its own row
+
+
+def test_runs_that_are_measured_again_have_a_row_for_each_way_and_no_column_of_fvd() -> None:
+    of = suite(generators=("dit",), again=(("evaluation.guidance_scale=1.0",), ("evaluation.guidance_scale=2.0",)))
+    rows = cells(of, all_records(of, lambda words, seed: 2.5 if words[-1].endswith("=2.0") else 7.5))
+    assert [row["Settings"] for row in rows] == [f"`evaluation.guidance_scale={scale}`" for scale in ("1.0", "2.0")] * 2
+    assert [row["motion-FD"] for row in rows] == ["7.50", "**2.50**"] * 2
+    assert "FVD" not in rows[0]
 
 
 def test_a_tokenizer_s_suite_has_no_generator_and_no_fvd() -> None:
@@ -162,8 +171,8 @@ def test_a_run_of_no_cell_is_refused() -> None:
 
 
 def test_folders_of_the_suite_are_known_by_their_last_names() -> None:
-    words = ("data=folder", "data.path=/mine/clips", "tokenizer=lfq")
-    of = replace(suite(), cells=(replace(suite().cells[0], words=words),))
+    words = ("data=folder", "data.path=/mine/clips", "tokenizer=lfq", "generator=dit")
+    of = replace(suite(), cells=(replace(suite().cells[0], words=words, own=()),))
     found = record(tuple(word.replace("/mine/", "") for word in words), 0, FD, 3.5)
     assert by_name(of, [found])["lfq dit"]["Seeds"] == "1"
 
@@ -221,7 +230,7 @@ def test_what_differs_from_the_others_is_marked_and_said(origin_of: dict, of_row
 def test_parameters_beyond_five_per_cent_of_the_median_are_marked() -> None:
     of = suite(tokenizers=("kl", "vq", "lfq"), generators=("dit",))
     count = {"kl": 1_000_000.0, "vq": 1_040_000.0, "lfq": 1_100_000.0}
-    found = [record(cell.words, cell.seed, "generator/parameters", count[cell.value("tokenizer")]) for cell in of.cells]
+    found = [record(cell.words, cell.seed, "generator/parameters", count[value(cell.words, "tokenizer")]) for cell in of.cells]
     rows = by_name(of, found)
     assert [row["Generator parameters"] for row in rows.values()] == ["1 M", "1.04 M", "1.1 M<sup>a</sup>"]
     assert letters(of, found) == {"a": "over 5 % off the median, 1.04 M"}
@@ -233,10 +242,10 @@ def test_what_the_grid_varies_is_not_held_equal() -> None:
         tokenizers=(),
     )
 
-    def value(words: tuple[str, ...], seed: int) -> float:
+    def figure(words: tuple[str, ...], seed: int) -> float:
         return 1e6 if "generator.depth=2" in words else 4e6
 
-    assert letters(of, all_records(of, value, names=("generator/parameters",))) == {}
+    assert letters(of, all_records(of, figure, names=("generator/parameters",))) == {}
     many = [
         replace(one, row=replace(one.row, step=900 if "depth=2" in one.origin.command else 1200))
         for one in all_records(of, names=("samples/law_legal",))
@@ -248,10 +257,11 @@ def test_budgets_of_work_are_held_equal_by_the_work() -> None:
     words = {"tokenizer": ("seconds", 60.0), "generator": ("flops", 1e12)}
     of = suite(tokenizers=("kl", "vq", "lfq"), generators=("dit",), budget=words)
     spent = {"kl": 1.0e12, "vq": 1.01e12, "lfq": 1.5e12}
-    found = [record(cell.words, cell.seed, "generator/train_flops", spent[cell.value("tokenizer")]) for cell in of.cells]
+    found = [record(cell.words, cell.seed, "generator/train_flops", spent[value(cell.words, "tokenizer")]) for cell in of.cells]
     found += [record(cell.words, cell.seed, "tokenizer/train_seconds", 60.0 + 30 * cell.seed) for cell in of.cells]
     found += [
-        record(cell.words, cell.seed, "samples/law_legal", 0.5, step=100 * len(cell.value("tokenizer"))) for cell in of.cells
+        record(cell.words, cell.seed, "samples/law_legal", 0.5, step=100 * len(value(cell.words, "tokenizer")))
+        for cell in of.cells
     ]
     rows = by_name(of, found)
     assert [row["Generator"] for row in rows.values()] == ["dit", "dit", "dit<sup>a</sup>"]
@@ -265,7 +275,7 @@ def test_a_residual_that_few_clips_have_is_marked_and_their_number_is_not() -> N
     of = suite(seeds=(0,))
     read = {"kl": 120, "lfq": 10}
     found = all_records(of, names=("samples/law_legal",))
-    found += [record(cell.words, 0, "samples/law_residual", 0.5, n=read[cell.value("tokenizer")]) for cell in of.cells]
+    found += [record(cell.words, 0, "samples/law_residual", 0.5, n=read[value(cell.words, "tokenizer")]) for cell in of.cells]
     rows = by_name(of, found)
     assert [row["Law residual"] for row in rows.values()] == ["0.500", "0.500", "0.500<sup>a</sup>", "0.500<sup>a</sup>"]
     assert letters(of, found) == {"a": "of fewer than half of the clips: the others could not be read"}
@@ -274,7 +284,7 @@ def test_a_residual_that_few_clips_have_is_marked_and_their_number_is_not() -> N
 def test_rules_that_name_the_codebook_may_differ() -> None:
     of = suite(seeds=(0,))
     found = [
-        record(cell.words, 0, "codebook/usage", 0.5, protocol=f"ids of {cell.value('tokenizer')}'s codebook") for cell in of.cells
+        record(cell.words, 0, "codebook/usage", 0.5, protocol=f"ids of {value(cell.words, 'tokenizer')}") for cell in of.cells
     ]
     assert letters(of, found) == {}
 
