@@ -132,7 +132,7 @@ def cells(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 def setting(word: str) -> str:
     """``generator.guidance_scale=1.0`` in words: ``guidance scale 1.0``."""
     key, _, value = word.partition("=")
-    return f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
+    return f"{re.split('[./]', key)[-1].replace('_', ' ')} {value}"
 
 
 def families(found: Iterable[Run]) -> dict[str, list[Run]]:
