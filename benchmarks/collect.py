@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from records import Origin, Record, append, read
+from records import Origin, Record, append, read, to_lines
 
 from vidgen.config import load, preset_names
 from vidgen.errors import UserError
@@ -96,7 +96,7 @@ def add(name: str, run: Path, folder: Path = RESULTS, again: str | None = None) 
     """
     path, found = folder / f"{name}.jsonl", collect(run, again)
     known = [record for record in read(path) if record.origin == found[0].origin]
-    if known and [record.to_json() for record in known] != [record.to_json() for record in found]:
+    if known and list(to_lines(known)) != list(to_lines(found)):
         raise UserError(f"{path} has other figures of {run.resolve().name}: remove its lines there, then collect it again.")
     if known:
         return 0

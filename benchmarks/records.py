@@ -1,21 +1,22 @@
-"""One line of ``benchmarks/results/NAME.jsonl``: a figure of a finished run, with all that is needed to weigh it.
+"""One line of ``benchmarks/results/NAME.jsonl``: the figures of a finished run, with all that is needed to weigh them.
 
-The figure is a row of the run's own ``metrics.jsonl`` (``vidgen.evaluation.rows.Row``), its keys unchanged; beside them stands
-where it comes from. ``schema`` is raised whenever a key changes its name or its meaning.
+A figure is a row of the run's own ``metrics.jsonl`` (``vidgen.evaluation.rows.Row``), its keys unchanged, those without a value
+left out; beside them stands, once, where they come from. ``schema`` is raised whenever a key changes its name or its meaning.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +57,32 @@ class Record:
     origin: Origin
     row: Row
 
-    def to_json(self) -> str:
-        """One line, without its end."""
-        return json.dumps({"schema": SCHEMA, **vars(self.origin), **self.row.to_dict()}, allow_nan=False)
 
-    @classmethod
-    def from_json(cls, line: str) -> Record:
-        """The record that :meth:`to_json` wrote as ``line``. Raises ValueError where it is none of this schema."""
-        values = json.loads(line)
-        if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
-            raise ValueError(f"it is not of schema {SCHEMA}")
-        names = [field.name for field in fields(Origin)]
-        if absent := [name for name in names if name not in values]:
-            raise ValueError(f"it lacks {', '.join(absent)}")
-        return cls(origin=Origin(**{name: values.pop(name) for name in names}), row=Row.from_dict(values))
+OPTIONAL = ("protocol", "n", "interval")
+"""Keys of a row that are left out where they have no value."""
+
+
+def to_lines(records: Iterable[Record]) -> Iterator[str]:
+    """A line for each run in a row, without its end."""
+    for _, some in groupby(records, lambda record: json.dumps(vars(record.origin))):
+        of_a_run = list(some)
+        rows = [record.row.to_dict() for record in of_a_run]
+        for row in rows:
+            for key in [key for key in OPTIONAL if row[key] is None]:
+                del row[key]
+        yield json.dumps({"schema": SCHEMA, **vars(of_a_run[0].origin), "rows": rows}, allow_nan=False)
+
+
+def from_line(line: str) -> list[Record]:
+    """The records that :func:`to_lines` wrote as ``line``. Raises ValueError where they are none of this schema."""
+    values = json.loads(line)
+    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
+        raise ValueError(f"it is not of schema {SCHEMA}")
+    names = [field.name for field in fields(Origin)]
+    if absent := [name for name in [*names, "rows"] if name not in values]:
+        raise ValueError(f"it lacks {', '.join(absent)}")
+    origin = Origin(**{name: values[name] for name in names})
+    return [Record(origin=origin, row=Row.from_dict(dict.fromkeys(OPTIONAL) | row)) for row in values["rows"]]
 
 
 def read(path: Path) -> list[Record]:
@@ -78,12 +91,12 @@ def read(path: Path) -> list[Record]:
     Raises:
         UserError: where a line is not a record, naming file and line.
     """
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
         try:
-            records.append(Record.from_json(line))
+            records += from_line(line)
         except (ValueError, TypeError) as error:
-            raise UserError(f"Line {number} of {path} is not a result ({error}): mend or remove that line.") from error
+            raise UserError(f"Line {number} of {path} is not a run's results ({error}): mend or remove that line.") from error
     return records
 
 
@@ -92,5 +105,5 @@ def append(path: Path, records: Iterable[Record]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(before + "".join(f"{record.to_json()}\n" for record in records), encoding="utf-8")
+    fresh.write_text(before + "".join(f"{line}\n" for line in to_lines(records)), encoding="utf-8")
     fresh.replace(path)

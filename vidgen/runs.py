@@ -204,12 +204,13 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory, and the GPU where there is one."""
+    """Processor, cores, the threads that are used, memory, and the GPU where there is one."""
     import torch
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": round(_memory_gib(), 1),
         "system": sys.platform,
     }

@@ -21,11 +21,12 @@ Make = Callable[..., Path]
 def test_every_result_is_taken_with_where_it_comes_from(make_run: Make, tmp_path: Path) -> None:
     run = make_run(seed=3)
     count = collect.add("table", run, tmp_path / "results")
-    lines = [json.loads(line) for line in (tmp_path / "results" / "table.jsonl").read_text().splitlines()]
-    assert len(lines) == count == len(RESULTS) + 3  # and parameters twice, operations once; no curve
-    first = lines[0]
-    assert {key: first[key] for key in ("schema", "name", "value", "interval", "n", "protocol", "seconds", "split", "step")} == {
-        "schema": 1,
+    (first,) = [json.loads(line) for line in (tmp_path / "results" / "table.jsonl").read_text().splitlines()]
+    figures = first["rows"]
+    assert len(figures) == count == len(RESULTS) + 3  # and parameters twice, operations once; no curve
+    assert first["schema"] == 2
+    assert figures[0] == {
+        "stage": "evaluation",
         "name": "reconstruction/psnr",
         "value": 31.5,
         "interval": [31.0, 32.0],
@@ -39,8 +40,7 @@ def test_every_result_is_taken_with_where_it_comes_from(make_run: Make, tmp_path
     assert (first["tokenizer"], first["generator"], first["data"]) == ("lfq", "dit", "worlds")
     assert first["hardware"]["cores"] == 2
     assert first["versions"]["torch"] == "2.15.0"
-    assert {line["name"]: line["value"] for line in lines}["tokenizer/parameters"] == 2_000_000
-    assert [set(line) for line in lines] == [set(first)] * len(lines)
+    assert {row["name"]: row["value"] for row in figures}["tokenizer/parameters"] == 2_000_000
 
 
 def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_records_survive_the_file(make_run: Make, tmp_path: Path) -> None:
     records.append(tmp_path / "table.jsonl", found[:2])
     records.append(tmp_path / "table.jsonl", found[2:])
     back = records.read(tmp_path / "table.jsonl")
-    assert [record.to_json() for record in back] == [record.to_json() for record in found]
+    assert list(records.to_lines(back)) == list(records.to_lines(found))
     assert back[0] == found[0]
     assert math.isnan(back[3].row.value)
 
@@ -106,7 +106,7 @@ def test_folders_of_a_machine_are_cut_to_their_names(make_run: Make) -> None:
     yours = collect.collect(make_run("b", command=command.replace("mine", "yours"), data={"path": "/yours/clips"}))[0].origin
     assert mine.command == yours.command == "vidgen fit data=folder data.path=clips seed=1"
     assert mine.config == yours.config
-    assert "mine" not in collect.collect(make_run("c", data={"path": "/mine/clips"}))[0].to_json()
+    assert "mine" not in next(records.to_lines(collect.collect(make_run("c", data={"path": "/mine/clips"}))))
 
 
 def test_a_quantizer_that_is_not_the_recipes_own_is_named(make_run: Make) -> None:
@@ -128,18 +128,18 @@ def test_what_is_no_run_is_refused(make_run: Make, file: str) -> None:
         collect.collect(run)
 
 
-@pytest.mark.parametrize("broken", ["{", "3", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "run": "x"}'])
+@pytest.mark.parametrize("broken", ["{", "3", '{"schema": 1}', '{"schema": 2}', '{"schema": 2, "run": "x"}'])
 def test_a_broken_line_is_named(make_run: Make, tmp_path: Path, broken: str) -> None:
     collect.add("table", make_run(), tmp_path)
     with (tmp_path / "table.jsonl").open("a") as file:
         file.write(broken + "\n")
-    with pytest.raises(UserError, match=r"Line 8 of .*table\.jsonl is not a result"):
+    with pytest.raises(UserError, match=r"Line 2 of .*table\.jsonl is not a run's results"):
         records.read(tmp_path / "table.jsonl")
 
 
 def test_a_changed_schema_needs_a_new_number() -> None:
     """Whoever changes a key changes these two together."""
-    assert records.SCHEMA == 1
+    assert records.SCHEMA == 2
     assert [field.name for field in records.fields(records.Origin)] == [
         *("run", "command", "tokenizer", "generator", "data", "config", "seed", "precision", "hardware", "versions", "commit")
     ]

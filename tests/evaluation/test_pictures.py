@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vidgen.data.decode import read
-from vidgen.evaluation.pictures import pairs, save_clips
+from vidgen.evaluation.pictures import LARGEST, cut, pairs, save_clips, sprite
 from vidgen.viz import GAP
 
 
@@ -54,3 +55,44 @@ def test_pairs_stand_above_one_another() -> None:
     assert np.array_equal(both[:, :, :8], above)
     assert np.array_equal(both[:, :, 9:], below)
     assert (both[:, :, 8] == 255).all()
+
+
+def smooth(rows: int, columns: int, frames: int, height: int, width: int) -> np.ndarray:
+    """Clips of which no two pixels of a place are alike, without edges that a lossy picture would move."""
+    grids = np.meshgrid(*(np.arange(n) for n in (rows, columns, frames, height, width)), indexing="ij")
+    r, c, f, y, x = grids
+    grey = 20 + 60 * r + 25 * c + 5 * f + x + y
+    return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def test_frames_of_a_sprite_lie_side_by_side_and_rows_below_one_another() -> None:
+    clips = smooth(3, 2, 4, 16, 32)
+    sheet = np.asarray(Image.open(io.BytesIO(sprite(clips))).convert("RGB")).astype(int)
+    assert sheet.shape == (3 * 16, 4 * 2 * 32, 3)
+    for r, c, f in ((0, 0, 0), (2, 1, 3), (1, 0, 2)):
+        left = f * 2 * 32 + c * 32
+        assert np.abs(sheet[r * 16 : r * 16 + 16, left : left + 32] - clips[r, c, f]).mean() < 3
+
+
+def test_what_is_cut_from_a_sprite_is_what_it_was_made_of() -> None:
+    clips = smooth(2, 3, 5, 16, 16)
+    back = cut(sprite(clips), rows=2, columns=3, frames=5)
+    assert back.shape == clips.shape
+    assert np.abs(back.astype(int) - clips).max() <= 12
+    with pytest.raises(ValueError, match="has no 2x3 clips of 7 frames"):
+        cut(sprite(clips), rows=2, columns=3, frames=7)
+
+
+def test_a_sprite_is_a_still_picture_of_few_bytes() -> None:
+    data = sprite(smooth(3, 3, 17, 32, 32))
+    picture = Image.open(io.BytesIO(data))
+    assert picture.format == "WEBP" and not getattr(picture, "is_animated", False)
+    assert len(data) < 30_000
+    assert data == sprite(smooth(3, 3, 17, 32, 32))
+
+
+def test_a_sprite_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="expected non-empty uint8"):
+        sprite(np.zeros((2, 3, 4, 8, 8), dtype=np.uint8))
+    with pytest.raises(ValueError, match="at most 16383 pixels"):
+        sprite(np.zeros((1, 1, LARGEST // 64 + 1, 8, 64, 3), dtype=np.uint8))

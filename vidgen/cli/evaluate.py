@@ -104,6 +104,7 @@ class Evaluation:
         np.save(folder / "samples.npy", pixels)
         distances = self._distances()
         distances.see("samples", pixels)
+        distances.see_training(self.data, self._trained_on())
         self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples()], step)
         for index, name in enumerate(self.data.class_names):
             chosen = pixels[asked.labels == index][:shown]
@@ -111,6 +112,11 @@ class Evaluation:
                 save_clips(folder, f"class-{index}", chosen, title=name, order=index)
         if not self.data.class_names:
             self._show_nearest(pixels[:shown], step)
+
+    def _trained_on(self) -> int:
+        """How many clips the generator was trained on."""
+        every = self.data.size("train")
+        return min(self.model.config["generator"]["training"]["clips"] or every, every)
 
     def _distances(self) -> Distances:
         return Distances(self.folder, self.data.shape, self.device)

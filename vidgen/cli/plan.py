@@ -193,16 +193,16 @@ class Plan:
             clip = batch["video"].to(self.device)
             if self.training("tokenizer") and self.trained_tokenizer() is None:
                 task: Task = tokenizer_task(tokenizer, self.config["tokenizer"], self.seed, self.data)
-                found["tokenizer"] = self._seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
+                found["tokenizer"] = self.seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
             if self.generator is not None:
                 with self.autocast():
                     latent = tokenizer.encode(to_video(clip)).to(self.device, torch.float32)
                 one = condition_of(batch, self.data).to(self.device)
                 task = GeneratorTask(self.fresh_generator(tokenizer), recipe_from(self.config["generator"]), self.seed, None)
-                found["generator"] = self._seconds(task, lambda n: (latent[[0] * n], one[[0] * n]))
+                found["generator"] = self.seconds(task, lambda n: (latent[[0] * n], one[[0] * n]))
         return found
 
-    def _seconds(self, task: Task, clips: Callable[[int], Any]) -> float:
+    def seconds(self, task: Task, clips: Callable[[int], Any]) -> float:
         """Seconds of all steps of ``task``; ``clips`` makes a batch of so many clips."""
         of_a_step = partial(loop.seconds_a_step, precision=self.precision, device=self.device)
         batch_size = task.recipe.batch_size

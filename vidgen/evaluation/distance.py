@@ -1,5 +1,7 @@
 """How far a run's reconstructions and samples are from unseen clips, in the features of the embedded extractor: motion-FD.
 
+And how near samples are to training clips by the measure of unseen ones, in the same features: what is copied.
+
 It is no FVD, and never called that: the extractor is small, of our own, and trained on the worlds. A distance in its features
 compares with others by the same protocol, whose hash every figure carries.
 """
@@ -11,19 +13,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidgen.data.batches import to_video
+from vidgen.data.batches import eval_batches, to_video
+from vidgen.data.folder import Folder
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import preset
 from vidgen.extractors.motion import Motion
 from vidgen.latents import Shape
 from vidgen.metrics.frechet import frechet
+from vidgen.metrics.legality import wilson
+from vidgen.metrics.memorisation import CLOSE, memorisation
+from vidgen.protocols import Data
 
 CONFIDENCE = 1.96
 BATCH = 64
+SEARCHED = 8
+"""Training clips that are searched for copies, for each sample."""
 
 
 class Distances:
-    """Features of originals, of reconstructions and of samples, and the distances between them.
+    """Features of originals, of reconstructions, of samples and of training clips, and the distances between them.
 
     Args:
         folder: the run; what was seen of originals and reconstructions is kept there for the samples that come later.
@@ -46,6 +54,13 @@ class Distances:
             for some in torch.from_numpy(pixels).split(BATCH):
                 self.seen.setdefault(subject, []).append(self.extractor(to_video(some.to(self.device))).cpu())
 
+    def see_training(self, data: Data, most: int) -> None:
+        """Takes in the first training clips as they are, ``most`` at most and :data:`SEARCHED` for each sample seen."""
+        plain = data.plain() if isinstance(data, Folder) else data
+        count = min(most, SEARCHED * sum(map(len, self.seen.get("samples", ()))))
+        for batch in eval_batches(plain, "train", count, BATCH):
+            self.see("training", batch["video"].numpy())
+
     def of_reconstructions(self) -> list[Result]:
         """Their distance from their originals; both are kept for the samples."""
         if not self.possible:
@@ -55,7 +70,7 @@ class Distances:
         return self._results("reconstruction/motion_fd", again, originals)
 
     def of_samples(self) -> list[Result]:
-        """Their distance from unseen clips, and from the tokenizer's reconstructions of these."""
+        """Their distance from unseen clips and from the tokenizer's reconstructions of these, and how many are copies."""
         if not self.possible or not self.path.is_file():
             return []
         with np.load(self.path, allow_pickle=False) as kept:
@@ -64,7 +79,21 @@ class Distances:
         return [
             *self._results("samples/motion_fd", samples, originals),
             *self._results("samples/motion_fd_reconstructions", samples, again)[:1],
+            *self._copies(samples, originals),
         ]
+
+    def _copies(self, samples: torch.Tensor, originals: torch.Tensor) -> list[Result]:
+        """The share of samples nearer to a training clip than nearly all unseen clips are."""
+        if "training" not in self.seen or min(len(samples), len(originals)) < 2:
+            return []
+        training = torch.cat(self.seen["training"])
+        if len(training) < 2:
+            return []
+        share, n = memorisation(samples, training, originals).close, len(samples)
+        rule = (
+            f"nearer to one of {len(training)} training clips than {1 - CLOSE:.0%} of {len(originals)} unseen clips are, motion"
+        )
+        return [Result(name="samples/memorised", value=share, n=n, interval=wilson(round(share * n), n), protocol=rule)]
 
     def _results(self, name: str, fakes: torch.Tensor, reals: torch.Tensor) -> list[Result]:
         """The distance with its interval, and what it would be of sets without end."""

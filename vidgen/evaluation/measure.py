@@ -20,6 +20,7 @@ from vidgen.data.folder import Folder
 from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
 from vidgen.errors import UserError
+from vidgen.evaluation.flops import Flops
 from vidgen.hub import Model
 from vidgen.latents import Condition, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
@@ -344,23 +345,21 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
 
 def costs(model: Model, shape: Shape) -> dict[str, float]:
     """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     device = next(model.tokenizer.parameters()).device
     video = torch.zeros(1, 3, *shape, device=device)
     found: dict[str, float] = {"tokenizer/parameters": _parameters(model.tokenizer)}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), Flops() as counter:
         latent = model.tokenizer.encode(video)
-    found["tokenizer/encode_flops"] = counter.get_total_flops()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    found["tokenizer/encode_flops"] = counter.total
+    with torch.no_grad(), Flops() as counter:
         model.tokenizer.decode(latent)
-    found["tokenizer/decode_flops"] = counter.get_total_flops()
+    found["tokenizer/decode_flops"] = counter.total
     if model.generator is not None:
         found["generator/parameters"] = _parameters(model.generator)
         label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names and "label" in known(model) else None
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), Flops() as counter:
             model.generator.sample(1, shape, Condition(label=label))
-        found["generator/sample_flops"] = counter.get_total_flops()
+        found["generator/sample_flops"] = counter.total
     return found
 
 

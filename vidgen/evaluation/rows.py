@@ -324,9 +324,25 @@ MEASURES: dict[str, Measure] = {
         "lower",
         "The same against the tokenizer's own reconstructions: what of the distance is the generator's.",
     ),
+    "samples/memorised": Measure(
+        "Memorised",
+        "%",
+        None,
+        "Samples nearer to a training clip than 95 % of unseen clips are, in the features of the embedded extractor: 5 % where "
+        "nothing is copied, 100 % where everything is.",
+    ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
     ),
+    "samples/seconds": Measure("Sampling time", "s", "lower", "Seconds for one sample, in batches, decoded."),
+    **{
+        f"{stage}/train_{name}": Measure(f"Training of the {stage}", unit, None, meaning)
+        for stage in ("tokenizer", "generator")
+        for name, unit, meaning in (
+            ("seconds", "s", "Wall time of the steps."),
+            ("flops", "FLOPs", "Floating-point operations of all forward and backward passes."),
+        )
+    },
     "loss/total": Measure("Loss", "", "lower", "What training minimises."),
     "lr": Measure("Learning rate", "", None, "As scheduled."),
     "grad_norm": Measure("Gradient norm", "", None, "Before clipping."),

@@ -1,0 +1,360 @@
+"""Runs a suite: every tokenizer and generator of its grid, under one budget, into ``benchmarks/results/suites/NAME.jsonl``.
+
+    python benchmarks/run.py                      what suites there are
+    python benchmarks/run.py cpu                  runs what is left of it
+    python benchmarks/run.py cpu --dry-run        says what that is, and about how long it takes
+    python benchmarks/run.py cpu --only lfq-dit   those runs alone whose names begin so
+    python benchmarks/run.py cpu --retry          those too that have failed before
+    python benchmarks/run.py cpu --minutes 150    stops then; the run under way is gone on with next time
+    python benchmarks/run.py cpu hydra/launcher=joblib hydra.launcher.n_jobs=2       several at a time
+    python benchmarks/run.py cpu hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+
+Then ``python benchmarks/render.py`` makes tables, pictures and the page of what there is.
+
+A run is one folder below ``runs``, made by ``vidgen fit`` and found again by its recipe and seed, so that a suite can be killed
+anywhere: the same command goes on with it. A run whose figures are in the results is done, whatever machine it ran on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import baselines
+import hydra
+import sheets
+import suite as suites
+import work
+import yaml
+from collect import collect, fingerprint
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from records import Record, append, read
+from suite import Cell, Suite
+
+from vidgen.cli.compose import compose
+from vidgen.cli.progress import clock
+from vidgen.errors import UserError
+from vidgen.evaluation import rows
+from vidgen.routes import fitted
+from vidgen.runs import STATE, run_folders
+
+STOPPED = 130
+POLL = 0.5
+"""Seconds between looks at a run under way."""
+
+TAIL = 15
+"""Lines of a failed run's log that are shown."""
+
+FEW = 16
+"""Clips that a tokenizer is measured on when it is only trained for others."""
+
+
+# One run ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run as a launcher takes it to wherever it is run: plain values.
+
+    Attributes:
+        name: for people.
+        words: after ``vidgen fit``.
+        config: hash of the recipe.
+        seed: of the run.
+        root: where runs lie.
+        logs: where what it says is written to.
+        kept: the suite's results, which its figures are added to; None for a tokenizer that others wait for.
+        sheets: whether its samples are kept beside them.
+        flops: of a step of each stage.
+        seconds: that it will take, about.
+        threads: that it may use; 0 for all.
+        until: when it is asked to stop, in seconds since 1970.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    config: str
+    seed: int
+    root: Path
+    logs: Path
+    kept: Path | None
+    sheets: bool
+    flops: Mapping[str, float]
+    seconds: float
+    threads: int
+    until: float | None
+
+    @property
+    def log(self) -> Path:
+        """All that the run has said."""
+        return self.logs / f"{self.name}-{self.config[:6]}.log"
+
+    @property
+    def failure(self) -> Path:
+        """The end of its log, where it has failed."""
+        return self.log.with_suffix(".failed")
+
+    def __call__(self) -> int:
+        """Trains and measures, unless that is done, and keeps the figures: 0, or the exit status of what failed."""
+        if self.until is not None and time.time() > self.until:
+            return STOPPED
+        begin, folder = time.monotonic(), self.finished()
+        status = 0 if folder else self._fit()
+        if status == 0:
+            self._keep(folder or self.finished())
+            self.failure.unlink(missing_ok=True)
+        elif status != STOPPED:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            self.failure.write_text("\n".join(lines[-TAIL:]) + "\n", encoding="utf-8")
+        said = {0: "done", STOPPED: "stopped"}.get(status, "FAILED")
+        print(f"{self.name}: {said} after {clock(time.monotonic() - begin)}", flush=True)
+        return status
+
+    def finished(self) -> Path | None:
+        """The folder of this very run, where it is finished."""
+        for folder in run_folders(self.root):
+            if json.loads((folder / STATE).read_text(encoding="utf-8"))["status"] == "finished":
+                config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+                if config["seed"] == self.seed and fingerprint(config) == self.config:
+                    return folder
+        return None
+
+    def _fit(self) -> int:
+        """``vidgen fit`` in a process of its own."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        print(f"{self.name}: about {clock(self.seconds)}; it writes to {self.log}", flush=True)
+        command = [sys.executable, "-m", "vidgen", "fit", *self.words, f"seed={self.seed}", f"runs={self.root}"]
+        threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        with self.log.open("w", encoding="utf-8") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **threads})
+            try:
+                while process.poll() is None:
+                    if self.until is not None and time.time() > self.until:
+                        process.send_signal(signal.SIGTERM)  # it ends its step and writes a checkpoint
+                        return process.wait() and STOPPED
+                    time.sleep(POLL)
+            except KeyboardInterrupt:
+                process.wait()  # it has had the same signal
+                raise
+        return process.returncode
+
+    def _keep(self, folder: Path | None) -> None:
+        """Adds the figures of the finished run to the results, once."""
+        if self.kept is None:
+            return
+        assert folder is not None
+        if self.sheets:
+            sheets.keep(folder, self.kept.with_suffix(""), f"{self.config}-{self.seed}")
+        records = collect(folder)
+        origin = records[0].origin
+        records += [Record(origin=origin, row=row) for row in [*self._costs(folder, records[-1].row), *curves(folder)]]
+        with alone(self.kept):
+            if (self.config, self.seed) not in done(self.kept):
+                append(self.kept, records)
+
+    def _costs(self, folder: Path, last: rows.Row) -> Iterator[rows.Row]:
+        """What training and sampling took, as rows like all others."""
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        found = {}
+        for stage in suites.STAGES:
+            if stage in environment["timings"]:
+                found[f"{stage}/train_seconds"] = environment["timings"][stage]
+            if stage in self.flops:
+                found[f"{stage}/train_flops"] = self.flops[stage] * config[stage]["training"]["steps"]
+        if "samples/s" in environment["throughput"]:
+            found["samples/seconds"] = 1 / environment["throughput"]["samples/s"]
+        for name, value in found.items():
+            yield replace(last, name=name, value=float(value), protocol=None, n=None, interval=None)
+
+
+def curves(folder: Path) -> list[rows.Row]:
+    """The validation losses of a run's training."""
+    found = rows.read(folder / "metrics.jsonl")
+    return [row for row in found if row.stage != "evaluation" and row.split == "val" and row.name == "loss/total"]
+
+
+def done(results: Path) -> set[tuple[str, int]]:
+    """Recipes and seeds whose figures are there."""
+    return {(record.origin.config, record.origin.seed) for record in read(results)}
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else adds to ``path`` meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# All runs ---------------------------------------------------------------------------------------------------------------------
+
+
+class Grid:
+    """A suite with its budget turned into steps, and what of it is done."""
+
+    def __init__(self, suite: Suite, root: Path, until: float | None = None) -> None:
+        self.suite, self.root, self.until = suite, root, until
+        self.costs = work.costs(suite)
+        self.records = read(suite.results)
+
+    def job(self, cell: Cell) -> Job:
+        """The cell's run."""
+        cost = self.costs[cell.recipe]
+        counts = work.steps(self.suite, cost)
+        words = (*cell.words, *(f"{stage}.training.steps={count}" for stage, count in counts.items()))
+        config = fingerprint(composed(words))
+        took = {record.origin.run: record.row.seconds for record in self.records if record.origin.config == config}
+        return Job(
+            name=cell.name,
+            words=words,
+            config=config,
+            seed=cell.seed,
+            root=self.root,
+            logs=self.root / "suites" / self.suite.name,
+            kept=self.suite.results,
+            sheets=self.suite.sheets,
+            flops={stage: of_a_step["flops"] for stage, of_a_step in cost.items()},
+            seconds=mean(took.values()) if took else sum(count * cost[stage]["seconds"] for stage, count in counts.items()),
+            threads=self.suite.threads,
+            until=self.until,
+        )
+
+    def jobs(self, only: Sequence[str] = ()) -> list[Job]:
+        """All runs, or those whose names begin with one of ``only``."""
+        found = [self.job(cell) for cell in self.suite.cells if not only or cell.name.startswith(tuple(only))]
+        if not found:
+            known = ", ".join(dict.fromkeys(cell.name for cell in self.suite.cells))
+            raise UserError(f"No run of {self.suite.name} has a name that begins with {' or '.join(only)}: there are {known}.")
+        return found
+
+
+@cache
+def composed(words: tuple[str, ...]) -> dict[str, Any]:
+    """The config of a run as its folder keeps it: of a tokenizer with scales where the generator asks for them."""
+    config = compose("fit", words)
+    config["tokenizer"] = fitted(config["tokenizer"], config["generator"]["name"])
+    return config
+
+
+def tokenizers(jobs: Sequence[Job]) -> list[Job]:
+    """A run for each tokenizer that more than one of ``jobs`` would train, so that they can be run side by side after it."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        config = composed(job.words)
+        if config["stage"] != "tokenizer":
+            found.setdefault(json.dumps([config["tokenizer"], config["data"], job.seed], sort_keys=True), []).append(job)
+    shared = [those[0] for those in found.values() if len(those) > 1]
+    return [
+        replace(job, name=f"{job.name}-tokenizer", words=words, config=fingerprint(composed(words)), kept=None)
+        for job in shared
+        for words in [(*job.words, "stage=tokenizer", f"evaluation.clips={FEW}")]
+    ]
+
+
+def launch(jobs: Sequence[Job], words: Sequence[str]) -> list[int]:
+    """Runs ``jobs`` by Hydra's launcher, one after another where ``words`` name none; their statuses."""
+    if not jobs:
+        return []
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([here, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    folder = jobs[0].logs / ".sweeps"
+    quiet = [f"hydra.sweep.dir={folder}", "hydra.output_subdir=null", "hydra/hydra_logging=none", "hydra/job_logging=none"]
+    numbers = "job=" + ",".join(map(str, range(len(jobs))))
+    ConfigStore.instance().store(name="suite", node={"job": 0})
+
+    def run(config: Any) -> int:
+        return jobs[config.job]()
+
+    with hydra.initialize(version_base="1.3", config_path=None):
+        instance = GlobalHydra.instance().hydra
+        assert instance is not None
+        (found,) = instance.multirun("suite", run, [*quiet, *words, numbers], with_log_configuration=False)
+    return [one.return_value for one in found]
+
+
+def run(jobs: Sequence[Job], words: Sequence[str]) -> dict[str, int]:
+    """Runs what is left, seed by seed; the status of each by name."""
+    status: dict[str, int] = {}
+    side_by_side = any(word.startswith("hydra/launcher=") for word in words)
+    for seed in dict.fromkeys(job.seed for job in jobs):
+        some = [job for job in jobs if job.seed == seed]
+        if side_by_side:
+            launch(tokenizers(some), words)
+        status |= dict(zip([job.name for job in some], launch(some, words), strict=True))
+    return status
+
+
+# The command ------------------------------------------------------------------------------------------------------------------
+
+
+def plan(grid: Grid, jobs: Sequence[Job]) -> str:
+    """What will be done, in words."""
+    there = done(grid.suite.results)
+    left = [job for job in jobs if (job.config, job.seed) not in there]
+    lines = [f"{grid.suite.title}", grid.suite.words, ""]
+    for job in jobs:
+        state = "done" if job not in left else "failed before" if job.failure.exists() else f"about {clock(job.seconds)}"
+        lines.append(f"{job.name:<24} {state}")
+    total = clock(sum(job.seconds for job in left))
+    return "\n".join([*lines, "", f"{len(left)} of {len(jobs)} runs are left: about {total}, one after another."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a suite; returns 1 where a run failed, 2 after a mistake, 130 where it was stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Then: python benchmarks/render.py")
+    parser.add_argument("suite", nargs="?", help="its name, of benchmarks/suites")
+    parser.add_argument("hydra", nargs="*", help="options of Hydra's launcher, such as hydra/launcher=joblib")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose names begin so, such as lfq-dit")
+    parser.add_argument("--dry-run", action="store_true", help="say what is left and how long it takes, and run nothing")
+    parser.add_argument("--retry", action="store_true", help="run those too that have failed before")
+    parser.add_argument("--minutes", type=float, help="stop after so many")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        if given.suite is None:
+            print("\n".join(f"{name:<18} {suites.load(name).title}" for name in suites.names()))
+            return 0
+        return _main(given)
+    except UserError as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return STOPPED
+
+
+def _main(given: argparse.Namespace) -> int:
+    until = None if given.minutes is None else time.time() + 60 * given.minutes
+    grid = Grid(suites.load(given.suite), given.runs, until)
+    jobs = grid.jobs(given.only)
+    print(plan(grid, jobs), flush=True)
+    if given.dry_run:
+        return 0
+    there = done(grid.suite.results)
+    baselines.keep(grid.suite, jobs[0].words)
+    left = [job for job in jobs if (job.config, job.seed) not in there and (given.retry or not job.failure.exists())]
+    status = run(left, given.hydra)
+    failed = [job for job in jobs if job.failure.exists()]
+    for job in failed:
+        print(f"\n{job.name} has failed; --retry runs it again. The end of {job.log}:\n{job.failure.read_text(encoding='utf-8')}")
+    return 1 if failed else STOPPED if STOPPED in status.values() else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

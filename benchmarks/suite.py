@@ -1,0 +1,161 @@
+"""A suite: a question, the grid of runs that answers it, and the budget that they share. Each is a yaml of ``benchmarks/suites``.
+
+    # The question, in one sentence.
+    words: What is held equal, said above every table.
+    budget: {tokenizer: {steps: 600}, generator: {flops: 2.0e+13}}
+    threads: 1                        # of a run; 0: all there are
+    common: [data=worlds]             # as typed after 'vidgen fit', for every run
+    grid: {tokenizer: [kl, lfq], generator: [dit, ar]}
+    extra: [[tokenizer=lfq, generator=dit, generator.depth=8]]    # runs beside the product, none by default
+    seeds: [0, 1, 2]
+    sheets: true                      # samples are kept with the results, so that a page can play them; not by default
+
+A budget is in ``steps`` of the optimizer, in ``tokens`` (cells of latents that are trained on), in ``flops`` (of forward and
+backward passes) or in ``seconds`` of training. All but the first are turned into steps once for each recipe, by a trial step, and
+kept in ``results/suites/NAME/work.json``: whoever goes on with a suite takes the same number of steps, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vidgen.errors import UserError, did_you_mean
+
+SUITES = Path(__file__).parent / "suites"
+RESULTS = Path(__file__).parent / "results" / "suites"
+STAGES = ("tokenizer", "generator")
+KINDS = ("steps", "tokens", "flops", "seconds")
+KEYS = ("words", "budget", "threads", "common", "grid", "extra", "seeds", "sheets")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a suite.
+
+    Attributes:
+        words: what is typed after ``vidgen fit``, but for the seed and for the steps that a budget makes.
+        seed: of the run.
+    """
+
+    words: tuple[str, ...]
+    seed: int
+
+    @property
+    def recipe(self) -> str:
+        """What runs that differ in their seeds have in common."""
+        return " ".join(self.words)
+
+    def value(self, key: str, default: str = "") -> str:
+        """What the words say of ``key``, the last time that they do."""
+        found = [word.partition("=")[2] for word in self.words if word.partition("=")[0] == key]
+        return found[-1] if found else default
+
+    @property
+    def name(self) -> str:
+        """For people, and for files: ``lfq-dit-0``, with what else the grid says."""
+        parts = [self.value("tokenizer", "lfq")]
+        if self.value("stage") != "tokenizer":
+            parts.append(self.value("generator", "dit"))
+        return "-".join([*parts, str(self.seed)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What a yaml of ``benchmarks/suites`` says.
+
+    Attributes:
+        name: the file's.
+        title: its first comment.
+        words: what is held equal.
+        budget: of each stage, the kind and how much.
+        threads: of a run; 0 for as many as the machine has.
+        cells: every run, seed by seed, so that a suite that is cut short has whole tables of fewer seeds.
+        sheets: whether samples are kept with the results.
+    """
+
+    name: str
+    title: str
+    words: str
+    budget: dict[str, tuple[str, float]]
+    threads: int = 0
+    cells: tuple[Cell, ...] = ()
+    sheets: bool = False
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        """The file of its figures."""
+        return RESULTS / f"{self.name}.jsonl"
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to its figures lies: sample sheets, and how much work each recipe is."""
+        return RESULTS / self.name
+
+
+def names() -> list[str]:
+    """All suites."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load(name: str, folder: Path = SUITES) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        UserError: for an unknown name, or a file that is not a suite, saying what is wrong with it.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise UserError(f"There is no suite '{name}'.{did_you_mean(name, known)} There are {', '.join(known)}.")
+    text = path.read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    for key in values:
+        if key not in KEYS:
+            raise UserError(f"{path} has the key '{key}', which no suite has.{did_you_mean(key, KEYS)}")
+    if absent := [key for key in ("words", "budget", "seeds") if key not in values]:
+        raise UserError(f"{path} lacks {', '.join(absent)}.")
+    if not text.startswith("# "):
+        raise UserError(f"{path} does not begin with a comment: its first line is the question that the suite answers.")
+    return Suite(
+        name=name,
+        title=text.partition("\n")[0].removeprefix("# "),
+        words=values["words"],
+        budget=_budget(values["budget"], path),
+        threads=values.get("threads", 0),
+        cells=_cells(values),
+        sheets=values.get("sheets", False),
+        grid=values.get("grid", {}),
+    )
+
+
+def _budget(given: Mapping[str, Mapping[str, float]], path: Path) -> dict[str, tuple[str, float]]:
+    found = {}
+    for stage, limit in given.items():
+        if stage not in STAGES or len(limit) != 1 or next(iter(limit)) not in KINDS:
+            raise UserError(
+                f"The budget of {path} says '{stage}: {dict(limit)}': say one of {', '.join(KINDS)} for each of "
+                f"{' and '.join(STAGES)}, such as 'tokenizer: {{steps: 600}}'."
+            )
+        found[stage] = next((kind, float(amount)) for kind, amount in limit.items())
+    return found
+
+
+def _cells(values: Mapping[str, Any]) -> tuple[Cell, ...]:
+    grid: Mapping[str, list[Any]] = values.get("grid", {})
+    common = values.get("common", [])
+    points = [tuple(f"{key}={_word(value)}" for key, value in zip(grid, point, strict=True)) for point in product(*grid.values())]
+    recipes = [(*common, *words) for words in [*(points if grid else []), *map(tuple, values.get("extra", []))]]
+    return tuple(Cell(words, seed) for seed in values["seeds"] for words in recipes)
+
+
+def _word(value: Any) -> str:
+    """A value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
