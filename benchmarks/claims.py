@@ -11,19 +11,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import mean, median, stdev
 
 import rates
 import sampling
 import scaling
+import suite
 import timing
 from measured import Run, average, cells, families, points, runs
 from records import read
 
 from vidgen.config import load
 
-SUITES = Path(__file__).parent / "results" / "suites"
 YES, NO, UNDECIDED, NOT_RUN = "yes", "no", "undecided", "not run yet"
 
 LITTLE = 1.0
@@ -344,12 +343,13 @@ def _section(claim: Claim, outcome: Outcome) -> str:
     return "\n\n".join([*head, *([found] if found else []), f"**{outcome.verdict}**{why}"])
 
 
-def _runs(suite: str) -> list[Run]:
-    return runs(read(SUITES / f"{suite}.jsonl"))
+def _runs(name: str) -> list[Run]:
+    """Of a suite, whether it is there yet or not."""
+    return runs(read(suite.RESULTS / f"{name}.jsonl"))
 
 
-def _command(suite: str) -> str:
-    return f"python benchmarks/run.py {suite}"
+def _command(name: str) -> str:
+    return f"python benchmarks/run.py {name}"
 
 
 def _ratio(value: float, low: float, high: float) -> str:

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean
 
+from baselines import BASELINE
 from lines import CHOSEN_BY_THE_TABLE
 from records import Origin, Record
 
 from vidgen.evaluation.rows import Row
 
-BASELINE = "baseline"
-"""The run of records that no model stands behind."""
-
 SIZE = re.compile(r"generator\.(width|depth|heads|mlp_ratio|patch)=")
 """What sets the size of a generator, or of what it works on."""
+
+STEPS = ("tokenizer.training.steps=", "generator.training.steps=")
+"""What a suite's budget makes of each recipe, beside what its grid says."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,19 @@ def points(found: Iterable[Run], across: str, along: str) -> list[tuple[float, f
 def cells(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     """Runs that differ in their seeds alone, by the names of tokenizer and generator; the generator is empty where there is none.
 
-    Names hold those settings in which the runs of the suite differ, each with the part that it is of.
+    Names hold those settings in which the runs of the suite differ, each with the part that it is of; steps where only they tell
+    recipes apart, for a budget gives each pair its own.
     """
+    named = _named(found, STEPS)
+    apart = all(len({run.origin.config for run in own}) == 1 for own in named.values())
+    return named if apart else _named(found, ())
+
+
+def _named(found: Sequence[Run], without: tuple[str, ...]) -> dict[tuple[str, str], list[Run]]:
     shared = set.intersection(*(set(run.words) for run in found)) if found else set()
     named: dict[tuple[str, str], list[Run]] = {}
     for run in found:
-        own = [word for word in run.words if word not in shared]
+        own = [word for word in run.words if word not in shared and not word.startswith(without)]
         tokenizer = [run.tokenizer, *(setting(word) for word in own if word.startswith("tokenizer."))]
         generator = [run.generator, *(setting(word) for word in own if not word.startswith("tokenizer."))]
         named.setdefault((", ".join(tokenizer), ", ".join(word for word in generator if word)), []).append(run)
@@ -139,7 +147,7 @@ def families(found: Iterable[Run]) -> dict[str, list[Run]]:
     """Runs that differ in the size of the generator alone, and in their seeds, by the pair; those of three sizes and more."""
     named: dict[tuple[str, ...], list[Run]] = {}
     for run in found:
-        rest = [word for word in run.words if not SIZE.match(word)]
+        rest = [word for word in run.words if not SIZE.match(word) and not word.startswith(STEPS)]
         named.setdefault((f"{run.generator} × {run.tokenizer}", *rest), []).append(run)
     sized = [(key, own) for key, own in named.items() if len({tuple(filter(SIZE.match, run.words)) for run in own}) > 2]
     alone = len({key[0] for key, _ in sized}) == len(sized)

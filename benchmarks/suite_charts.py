@@ -11,18 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
 
 import scaling
 from markupsafe import Markup
 from measured import Run, average, baselines, cells, families, points, runs
 from records import Record
+from suite import Suite
 
 from vidgen.evaluation.charts import HEIGHT, LETTER, SHAPES, Field, Mark, Series, heat_map, line_chart, pareto, scatter_chart
 from vidgen.evaluation.rows import measure
-
-if TYPE_CHECKING:
-    from suite import Suite
 
 WIDTH, TALL = 560, 340
 """Of a picture, and the height of a chart that goes across it."""

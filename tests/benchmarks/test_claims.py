@@ -10,7 +10,7 @@ from typing import Any
 import claims
 import pytest
 from figures import result
-from suites import grid, records, results, sizes
+from made_suites import grid, records, results, sizes
 
 Put = Callable[[str, Sequence[Any]], None]
 
@@ -20,7 +20,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Writes the records of a suite; without it there are no results at all."""
     from records import append
 
-    monkeypatch.setattr(claims, "SUITES", tmp_path / "suites")
+    monkeypatch.setattr(claims.suite, "RESULTS", tmp_path / "suites")
     monkeypatch.setattr(claims.sampling, "RESULTS", tmp_path / "sampling.jsonl")
     monkeypatch.setattr(claims.rates, "RESULTS", tmp_path / "tokenizers.jsonl")
     return lambda name, made: append(tmp_path / (name if name.endswith("l") else f"suites/{name}.jsonl"), made)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import suite_charts
-from suites import GENERATORS, TOKENIZERS, curve, grid, records, results, sizes
+from made_suites import GENERATORS, TOKENIZERS, curve, grid, records, results, sizes
 
 SVG = "{http://www.w3.org/2000/svg}"
 

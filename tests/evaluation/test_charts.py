@@ -1,4 +1,5 @@
 import itertools
+import math
 import random
 import re
 from xml.etree import ElementTree
@@ -155,6 +156,14 @@ def test_names_hide_neither_one_another_nor_marks_and_none_is_lost_where_there_i
         if one[2] - one[0] > 9 or other[2] - other[0] > 9:  # marks may lie on marks
             assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
     assert all(left >= LEFT and right <= 560 for left, _, right, _ in labels(svg).values())
+    led = {(float(x), float(y)) for x, y in re.findall(r'class="leader" d="M([\d.]+) ([\d.]+)L', svg)}
+    for name, box in labels(svg).items():
+        own = marks(svg)[int(name.partition(" ")[2] or 16)]
+        away = {
+            place: math.dist(place, (min(max(place[0], box[0]), box[2]), min(max(place[1], box[1]), box[3])))
+            for place in marks(svg)
+        }
+        assert own in led or away[own] <= min(away.values()) + 0.2  # figures are rounded
 
 
 def test_a_front_goes_by_steps_through_what_is_not_beaten():

@@ -21,6 +21,9 @@ LOG_FROM = 20.0  # positive values that span more than this factor are drawn on 
 LETTER = 6.8
 """Width of a letter, in fonts that are wide, of texts of 12 units."""
 
+BESIDE = 6.0
+"""How far from its mark a name may be without a hairline to it."""
+
 SHAPES = (
     "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z",
     "M-3.6 -3.6H3.6V3.6H-3.6Z",
@@ -137,21 +140,22 @@ def scatter_chart(
     x = _logarithmic_about(across, start, end)
     y = _logarithmic_about(along + ends, floor, TOP) if log else _linear(along + ends, floor, TOP)
     shapes = [shape for i, one in enumerate(lines) for shape in _series(one, x, y, i)]
-    taken = [_box(x.at(mark.x), y.at(mark.y), 5, 5) for mark in marks]
+    places = [(x.at(mark.x), y.at(mark.y)) for mark in marks]
+    taken = [_box(a, b, 5, 5) for a, b in places]
     for name, value in (levels or {}).items():
         shapes.append(Markup('<path class="equal" d="M{} {:.1f}H{}"/>').format(start, y.at(value), end))
-        shapes += _label(name, end - LETTER * len(name) - 14, y.at(value) - 8, taken, x, y)
+        shapes += _label(name, end - LETTER * len(name) - 14, y.at(value) - 8, taken, (), x, y)
     if front:
         shapes.append(Markup('<path class="front" d="{}"/>').format(_steps([(x.at(a), y.at(b)) for a, b in front], end)))
     for mark in marks:
         shapes += _mark(mark, x.at(mark.x), y.at(mark.y), y)
     for one in lines:
         if one.label:
-            shapes += _label(one.label, x.at(one.points[-1][0]), y.at(one.points[-1][1]), taken, x, y)
+            shapes += _label(one.label, x.at(one.points[-1][0]), y.at(one.points[-1][1]), taken, places, x, y)
     best = set(front)
     for mark in sorted(marks, key=lambda mark: (mark.x, mark.y) not in best):
         if mark.label:
-            shapes += _label(mark.label, x.at(mark.x), y.at(mark.y), taken, x, y)
+            shapes += _label(mark.label, x.at(mark.x), y.at(mark.y), taken, places, x, y)
     said = "; ".join(mark.about or mark.label for mark in marks if mark.about or mark.label)
     return _svg(f"{title}: {said}", [*_grid(x, y, x_name), *shapes], width, height)
 
@@ -290,32 +294,43 @@ def _box(a: float, b: float, half_width: float, half_height: float) -> _Box:
     return a - half_width, b - half_height, a + half_width, b + half_height
 
 
-def _label(text: str, a: float, b: float, taken: list[_Box], x: _Axis, y: _Axis) -> list[Markup]:
-    """The text near a place, where it is on nothing that is ``taken``, and with a hairline where that is not beside it.
+def _label(
+    text: str, a: float, b: float, taken: list[_Box], places: Sequence[tuple[float, float]], x: _Axis, y: _Axis
+) -> list[Markup]:
+    """The text near (a, b), where it is on nothing that is ``taken``.
 
-    What it takes is added. Where all is full, there is none: it is told on pointing.
+    It has a hairline to its place where that is not beside it, or where it is nearer to another of ``places``. What it takes is
+    added. Where all is full, there is none: it is told on pointing.
     """
     wide, inside = LETTER * len(text) / 2, (x.start, y.end - 8, x.end + 4, y.start)
     for out, (right, down) in _around():
         box = _box(a + right * (wide + 3 + out), b + down * (6 + out), wide, 6)
         within = box[0] >= inside[0] and box[1] >= inside[1] and box[2] <= inside[2] and box[3] <= inside[3]
-        if within and not any(_overlap(box, other) for other in taken):
+        far = out > BESIDE or any(_distance(box, place) < _distance(box, (a, b)) for place in places)
+        if within and (out >= BESIDE or not far) and not any(_overlap(box, other) for other in taken):
             taken.append(box)
             # Anchored where the place is, so that a font of another width does not reach it.
             at, anchor = (box[0], "start") if right > 0 else (box[2], "end") if right < 0 else (a, "middle")
             word = Markup('<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
                 at, (box[1] + box[3]) / 2 + 4, anchor, text
             )
-            if out <= 6:
-                return [word]
-            end = (min(max(a, box[0]), box[2]), min(max(b, box[1]), box[3]))
-            return [Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(a, b, *end), word]
+            leader = Markup('<path class="leader" d="M{:.1f} {:.1f}L{:.1f} {:.1f}"/>').format(a, b, *_nearest(box, (a, b)))
+            return [leader, word] if far else [word]
     return []
+
+
+def _nearest(box: _Box, place: tuple[float, float]) -> tuple[float, float]:
+    """The point of a box that is nearest to a place."""
+    return min(max(place[0], box[0]), box[2]), min(max(place[1], box[1]), box[3])
+
+
+def _distance(box: _Box, place: tuple[float, float]) -> float:
+    return math.dist(_nearest(box, place), place)
 
 
 def _around() -> Iterator[tuple[float, tuple[float, float]]]:
     """Distances and directions to try, the nearest first: right, left, above, below and between them."""
-    for out in (4.0, 6.0, 14.0, 24.0, 36.0, 50.0):
+    for out in (4.0, BESIDE, 14.0, 24.0, 36.0, 50.0):
         for direction in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -0.8), (1, 0.8), (-1, -0.8), (-1, 0.8)):
             yield out, direction
 

@@ -81,12 +81,13 @@ def grid(seeds: int = 3, tokenizers: Sequence[str] = TOKENIZERS, generators: Seq
                     samples__seconds=(0.4, 0.15, 0.05, 0.9)[j] * (1 + 0.1 * i) * math.exp(off),
                     generator__parameters=1.5e6,
                 )
-                yield from records([*rows, *curve(1 + i / 5 + off)], tokenizer=named, generator=generator, seed=seed)
+                words = ["generator.width=128", "tokenizer.training.steps=1000", f"generator.training.steps={1000 + 70 * j}"]
+                yield from records([*rows, *curve(1 + i / 5 + off)], tokenizer=named, generator=generator, words=words, seed=seed)
     for crf, (rate, psnr) in enumerate(((0.037, 26.7), (0.045, 29.6), (0.056, 35.3), (0.09, 38.5), (0.14, 40.0))):
         rows = results(reconstruction__psnr=psnr, tokenizer__bits_per_pixel=rate)
-        yield from records(rows, run="baseline", tokenizer="H.264", generator=None, command=f"x264 -crf {crf}", config="h264")
+        yield from records(rows, run="baseline", tokenizer=f"H.264, crf {crf}", generator=None, command="", config="code")
     rows = results(samples__law_legal=1.0, samples__motion_fd=0.6)
-    yield from records(rows, run="baseline", tokenizer="training clips", generator=None, command="", config="copy")
+    yield from records(rows, run="baseline", tokenizer="training clips", generator=None, command="", config="code")
 
 
 def sizes(
@@ -104,5 +105,5 @@ def sizes(
                 generator__train_flops=1e5 * parameters,
                 samples__motion_fd=20 * (parameters / 1e5) ** (2 * exponent) * math.exp(rough.gauss(0, 5 * noise)),
             )
-            words = [f"generator.width={width}"]
+            words = [f"generator.width={width}", f"generator.training.steps={10**6 // width}"]
             yield from records([*rows, *curve(loss)], tokenizer="pyramid_lfq", generator=generator, words=words, seed=seed)
