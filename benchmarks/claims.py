@@ -18,7 +18,7 @@ import sampling
 import scaling
 import suite
 import timing
-from measured import Run, average, cells, families, points, runs
+from measured import LOSS, Run, average, cells, families, points, runs
 from records import read
 
 from vidgen.config import load
@@ -131,7 +131,7 @@ def var_power_law() -> Outcome:
     """Whether VAR's validation loss falls with its parameters as a power law does."""
     votes = []
     for name, own in families(_runs("scaling")).items():
-        if (law := _law(own, "generator/parameters", "loss/total")) and own[0].generator == "var":
+        if (law := _law(own, "generator/parameters", LOSS)) and own[0].generator == "var":
             sign = of_interval(*law.interval)
             found = f"{name}, loss by parameters: {law.words}"
             # It rises; it falls, along a line or not; or nobody knows.

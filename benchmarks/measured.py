@@ -16,6 +16,9 @@ from records import Origin, Record
 
 from vidgen.evaluation.rows import Row
 
+LOSS = "loss/validation"
+"""The generator's objective on fixed unseen latents, with fixed noise."""
+
 SIZE = re.compile(r"generator\.(width|depth|heads|mlp_ratio|patch)=")
 """What sets the size of a generator, or of what it works on."""
 
@@ -87,7 +90,7 @@ def runs(records: Iterable[Record]) -> list[Run]:
         run = found.setdefault(key, Run(origin))
         if row.stage == "evaluation":
             run.rows[row.name] = row
-        elif row.stage == "generator" and row.split == "val" and row.name == "loss/total" and math.isfinite(row.value):
+        elif row.stage == "generator" and row.split == "val" and row.name == LOSS and math.isfinite(row.value):
             run.losses[row.step] = row.value
     return list(found.values())
 
@@ -110,8 +113,8 @@ def average(found: Iterable[Run], name: str) -> float | None:
 
 
 def points(found: Iterable[Run], across: str, along: str) -> list[tuple[float, float]]:
-    """The two figures of each run that has both, above zero; ``loss/total`` is the validation loss at the end."""
-    pairs = [(run.value(across), run.final_loss if along == "loss/total" else run.value(along)) for run in found]
+    """The two figures of each run that has both, above zero; ``LOSS`` is that at the end of training."""
+    pairs = [(run.value(across), run.final_loss if along == LOSS else run.value(along)) for run in found]
     return [(x, y) for x, y in pairs if x is not None and y is not None and x > 0 and y > 0]
 
 

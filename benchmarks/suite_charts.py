@@ -14,7 +14,7 @@ from statistics import mean, stdev
 
 import scaling
 from markupsafe import Markup
-from measured import Run, average, baselines, cells, families, points, runs
+from measured import LOSS, Run, average, baselines, cells, families, points, runs
 from records import Record
 from suite import Suite
 
@@ -96,12 +96,14 @@ class Page:
 
 def _rate_distortion(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
     """PSNR by rate, a mark a tokenizer, over the line of H.264."""
-    marks = []
+    marks, without_rate = [], []
     for name, own in _tokenizers(found).items():
         rate, psnr = average(own, "tokenizer/bits_per_pixel"), average(own, "reconstruction/psnr")
         if rate and psnr is not None:
             about = f"{name}: {_said('reconstruction/psnr', psnr)} at {rate:.3g} bits per pixel, {_seeds(own)}"
             marks.append(Mark(name, rate, psnr, about=about, spread=_spread(own, "reconstruction/psnr")))
+        elif psnr is not None:
+            without_rate.append(f"{name} ({_said('reconstruction/psnr', psnr)})")
     points = [(run.value("tokenizer/bits_per_pixel"), run.value("reconstruction/psnr")) for run in without]
     codec = sorted((rate, psnr) for rate, psnr in points if rate and psnr is not None)
     if not marks:
@@ -116,6 +118,7 @@ def _rate_distortion(found: Sequence[Run], without: Sequence[Run]) -> Page | Non
         height=TALL,
     )
     notes = ["Steps: what no other tokenizer beats at its rate or below. Upright lines: from the lowest to the highest seed."]
+    notes += [f"Continuous, and so without a rate: {', '.join(without_rate)}."] if without_rate else []
     return Page((), [Panel("PSNR of reconstructions, dB", chart)], notes)
 
 
@@ -223,7 +226,7 @@ def _scaling(found: Sequence[Run]) -> Page | None:
     related = families(found)
     styles = _styles(related)
     compute = next((name for name in COMPUTE if any(run.value(name) for run in found)), "generator/sample_flops")
-    loss = _laws(related, styles, "generator/parameters", "loss/total", "parameters of the generator")
+    loss = _laws(related, styles, "generator/parameters", LOSS, "parameters of the generator")
     distance = _laws(related, styles, compute, "samples/motion_fd", f"FLOPs of {COMPUTE[compute]}")
     panels = []
     notes = ["A mark is a run. Straight lines: power laws with their 95 % bands; bent ones: with a floor."]

@@ -57,7 +57,7 @@ def curve(end: float, *, steps: int = 1200, every: int = 100, high: float = 4.0)
             split="val",
             step=step,
             seconds=float(step),
-            name="loss/total",
+            name="loss/validation",
             value=end + (high - end) * math.exp(-4 * step / steps) * (step < steps),
         )
         for step in range(every, steps + 1, every)

@@ -11,7 +11,7 @@ def test_runs_hold_results_and_the_validation_loss_of_their_generator() -> None:
 
     other = [
         Row(stage="generator", split="train", step=100, seconds=1.0, name="loss/total", value=9.0),
-        Row(stage="tokenizer", split="val", step=100, seconds=1.0, name="loss/total", value=9.0),
+        Row(stage="tokenizer", split="val", step=100, seconds=1.0, name="loss/validation", value=9.0),
     ]
     rows = [
         *results(samples__law_legal=0.5),
@@ -84,4 +84,4 @@ def test_points_need_both_figures_above_zero() -> None:
         *records(results(generator__parameters=20.0), seed=1),
         *records([*results(generator__parameters=0.0), *curve(1.0)], seed=2),
     ]
-    assert measured.points(measured.runs(made), "generator/parameters", "loss/total") == [(10.0, 1.0)]
+    assert measured.points(measured.runs(made), "generator/parameters", measured.LOSS) == [(10.0, 1.0)]

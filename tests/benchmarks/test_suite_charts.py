@@ -48,6 +48,15 @@ def test_tokenizers_are_marked_once_each_over_the_line_of_h264(pictures: dict[st
     assert codec.count("L") == 4
 
 
+def test_continuous_tokenizers_are_told_beside_the_rates() -> None:
+    made = [
+        *records(results(reconstruction__psnr=30.0, tokenizer__bits_per_pixel=0.2), generator=None),
+        *records(results(reconstruction__psnr=34.0), tokenizer="kl", generator=None),
+    ]
+    (svg,) = drawn(made).values()
+    assert texts(svg, "name") == ["lfq"] and "Continuous, and so without a rate: kl (34.00 dB)." in texts(svg, "note")
+
+
 def test_every_pair_is_a_mark_of_its_generators_shape(pictures: dict[str, str]) -> None:
     svg = pictures["suite-cpu-quality-time.svg"]
     assert texts(svg, "key") == list(GENERATORS)

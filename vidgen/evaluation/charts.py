@@ -404,10 +404,13 @@ def _logarithmic_about(values: Sequence[float], start: float, end: float) -> _Ax
     low, high = min(values), max(values)
     pad = max((high / low) ** 0.06, 1.05)
     low, high = low / pad, high * pad
-    wide = _logarithmic(low, high, start, end).ticks
-    fine = _linear([low, high], start, end, tight=True).ticks
-    inside = [tick for tick in wide if low <= tick <= high]
-    return _Axis(low, high, start, end, True, tuple(inside if len(inside) > 2 else fine))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    figures = [[float(f"{factor}e{power}") for power in powers for factor in factors] for factors in ((1, 2, 5), (1,))]
+    inside = [[figure for figure in some if low <= figure <= high] for some in figures]
+    ticks = next((some for some in inside if 2 < len(some) <= 7), inside[1])
+    if len(ticks) < 3:
+        ticks = list(_linear([low, high], start, end, tight=True).ticks)
+    return _Axis(low, high, start, end, True, tuple(ticks[:: math.ceil(len(ticks) / 7)]))
 
 
 def _round_step(rough: float) -> float:
