@@ -41,7 +41,8 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
     print("baselines: H.264 and training clips", flush=True)
     data: Data = build("data", config["data"])
     found = environment()
-    for name, results in measured(data, config["evaluation"]):
+    trained_on = config["generator"]["training"]["clips"] or data.size("train")
+    for name, results in measured(data, config["evaluation"], trained_on):
         origin = Origin(
             run=BASELINE,
             command="",
@@ -58,8 +59,8 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
         append(suite.results, [Record(origin=origin, row=_row(result)) for result in results])
 
 
-def measured(data: Data, options: Mapping[str, Any]) -> Iterator[tuple[str, list[Result]]]:
-    """Each baseline by name, with its figures."""
+def measured(data: Data, options: Mapping[str, Any], trained_on: int) -> Iterator[tuple[str, list[Result]]]:
+    """Each baseline by name, with its figures; copies are searched for among the first ``trained_on`` training clips."""
     clips, training = _clips(data, "test", options["clips"]), _clips(data, "train", options["samples"])
     with TemporaryDirectory() as folder:
         distances = Distances(Path(folder), data.shape, torch.device("cpu"))
@@ -67,7 +68,7 @@ def measured(data: Data, options: Mapping[str, Any]) -> Iterator[tuple[str, list
         for crf in CRFS:
             yield f"H.264, crf {crf}", _of_codec(clips, crf, distances)
         distances.see("samples", training)
-        distances.see_training(data, data.size("train"))
+        distances.see_training(data, min(trained_on, data.size("train")))
         copies = [result for result in distances.of_samples() if "reconstructions" not in result.name]
     yield "training clips", [*measure_samples(training, _asked(data, len(training)), data), *copies]
 

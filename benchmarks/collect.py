@@ -47,7 +47,7 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
     environment, names = _json(run / "environment.json"), _json(run / "model" / "config.json")["names"]
     origin = Origin(
         run=run.resolve().name,
-        command=shlex.join(map(_portable, shlex.split(config["command"]))),
+        command=shlex.join(map(portable, shlex.split(config["command"]))),
         tokenizer=_tokenizer(names["tokenizer"], config["tokenizer"]),
         generator=names.get("generator"),
         data=config["choices"]["data"],
@@ -83,7 +83,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _portable(word: str) -> str:
+def portable(word: str) -> str:
+    """An option as it is typed, folders of this machine cut to their names."""
     key, _, value = word.partition("=")
     return f"{key}={Path(value).name}" if key in FOLDERS else word
 

@@ -6,6 +6,7 @@
     python benchmarks/run.py cpu --only lfq-dit   those runs alone whose names begin so
     python benchmarks/run.py cpu --retry          those too that have failed before
     python benchmarks/run.py cpu --minutes 150    stops then; the run under way is gone on with next time
+    python benchmarks/run.py ucf101 data.path=UCF-101                                with an option for every run
     python benchmarks/run.py cpu hydra/launcher=joblib hydra.launcher.n_jobs=2       several at a time
     python benchmarks/run.py cpu hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
 
@@ -52,6 +53,7 @@ from vidgen.evaluation import rows
 from vidgen.routes import fitted
 from vidgen.runs import STATE, run_folders
 
+FIT, EVAL = ((sys.executable, "-m", "vidgen", command) for command in ("fit", "eval"))
 STOPPED = 130
 POLL = 0.5
 """Seconds between looks at a run under way."""
@@ -73,7 +75,9 @@ class Job:
     Attributes:
         name: for people.
         words: after ``vidgen fit``.
-        config: hash of the recipe.
+        again: after ``vidgen eval``, how the run is measured when it is trained; nothing for as it was.
+        trained: hash of the recipe that is trained.
+        config: hash of the whole recipe, which its results have.
         seed: of the run.
         root: where runs lie.
         logs: where what it says is written to.
@@ -87,6 +91,8 @@ class Job:
 
     name: str
     words: tuple[str, ...]
+    again: tuple[str, ...]
+    trained: str
     config: str
     seed: int
     root: Path
@@ -113,9 +119,15 @@ class Job:
         if self.until is not None and time.time() > self.until:
             return STOPPED
         begin, folder = time.monotonic(), self.finished()
-        status = 0 if folder else self._fit()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        status = 0 if folder else self._do(FIT, [*self.words, f"seed={self.seed}", f"runs={self.root}"])
+        folder = folder or self.finished()
+        if status == 0 and self.again:
+            assert folder is not None
+            measured = [word for word in self.words if word.startswith("evaluation.")]
+            status = self._do(EVAL, [f"run={folder}", f"out={self.config}", f"seed={self.seed}", *measured, *self.again])
         if status == 0:
-            self._keep(folder or self.finished())
+            self._keep(folder)
             self.failure.unlink(missing_ok=True)
         elif status != STOPPED:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -129,18 +141,16 @@ class Job:
         for folder in run_folders(self.root):
             if json.loads((folder / STATE).read_text(encoding="utf-8"))["status"] == "finished":
                 config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-                if config["seed"] == self.seed and fingerprint(config) == self.config:
+                if config["seed"] == self.seed and fingerprint(config) == self.trained:
                     return folder
         return None
 
-    def _fit(self) -> int:
-        """``vidgen fit`` in a process of its own."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+    def _do(self, command: Sequence[str], words: Sequence[str]) -> int:
+        """A command in a process of its own."""
         print(f"{self.name}: about {clock(self.seconds)}; it writes to {self.log}", flush=True)
-        command = [sys.executable, "-m", "vidgen", "fit", *self.words, f"seed={self.seed}", f"runs={self.root}"]
         threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         with self.log.open("w", encoding="utf-8") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **threads})
+            process = subprocess.Popen([*command, *words], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **threads})
             try:
                 while process.poll() is None:
                     if self.until is not None and time.time() > self.until:
@@ -158,10 +168,12 @@ class Job:
             return
         assert folder is not None
         if self.sheets:
-            sheets.keep(folder, self.kept.with_suffix(""), f"{self.config}-{self.seed}")
-        records = collect(folder)
-        origin = records[0].origin
-        records += [Record(origin=origin, row=row) for row in [*self._costs(folder, records[-1].row), *curves(folder)]]
+            sheets.keep(folder / self.config if self.again else folder, self.kept.with_suffix(""), f"{self.config}-{self.seed}")
+        found = collect(folder, self.config if self.again else None)
+        command = " ".join([found[0].origin.command, *self.again])
+        origin = replace(found[0].origin, config=self.config, command=command)
+        figures = [record.row for record in found]
+        records = [Record(origin=origin, row=row) for row in [*figures, *self._costs(folder, figures[-1]), *curves(folder)]]
         with alone(self.kept):
             if (self.config, self.seed) not in done(self.kept):
                 append(self.kept, records)
@@ -183,9 +195,8 @@ class Job:
 
 
 def curves(folder: Path) -> list[rows.Row]:
-    """The validation losses of a run's training."""
-    found = rows.read(folder / "metrics.jsonl")
-    return [row for row in found if row.stage != "evaluation" and row.split == "val" and row.name == "loss/total"]
+    """What validation found in the course of a run's training: PSNR of a tokenizer, the loss of a generator."""
+    return [row for row in rows.read(folder / "metrics.jsonl") if row.stage != "evaluation" and row.split == "val"]
 
 
 def done(results: Path) -> set[tuple[str, int]]:
@@ -218,11 +229,13 @@ class Grid:
         cost = self.costs[cell.recipe]
         counts = work.steps(self.suite, cost)
         words = (*cell.words, *(f"{stage}.training.steps={count}" for stage, count in counts.items()))
-        config = fingerprint(composed(words))
+        config = fingerprint(composed((*words, *cell.again)))
         took = {record.origin.run: record.row.seconds for record in self.records if record.origin.config == config}
         return Job(
             name=cell.name,
             words=words,
+            again=cell.again,
+            trained=fingerprint(composed(words)),
             config=config,
             seed=cell.seed,
             root=self.root,
@@ -261,9 +274,10 @@ def tokenizers(jobs: Sequence[Job]) -> list[Job]:
             found.setdefault(json.dumps([config["tokenizer"], config["data"], job.seed], sort_keys=True), []).append(job)
     shared = [those[0] for those in found.values() if len(those) > 1]
     return [
-        replace(job, name=f"{job.name}-tokenizer", words=words, config=fingerprint(composed(words)), kept=None)
+        replace(job, name=f"{job.name}-tokenizer", words=words, again=(), trained=config, config=config, kept=None)
         for job in shared
         for words in [(*job.words, "stage=tokenizer", f"evaluation.clips={FEW}")]
+        for config in [fingerprint(composed(words))]
     ]
 
 
@@ -319,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a suite; returns 1 where a run failed, 2 after a mistake, 130 where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="Then: python benchmarks/render.py")
     parser.add_argument("suite", nargs="?", help="its name, of benchmarks/suites")
-    parser.add_argument("hydra", nargs="*", help="options of Hydra's launcher, such as hydra/launcher=joblib")
+    parser.add_argument("words", nargs="*", help="options of every run, or of Hydra's launcher, such as hydra/launcher=joblib")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose names begin so, such as lfq-dit")
     parser.add_argument("--dry-run", action="store_true", help="say what is left and how long it takes, and run nothing")
     parser.add_argument("--retry", action="store_true", help="run those too that have failed before")
@@ -341,7 +355,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(given: argparse.Namespace) -> int:
     until = None if given.minutes is None else time.time() + 60 * given.minutes
-    grid = Grid(suites.load(given.suite), given.runs, until)
+    launcher = [word for word in given.words if word.startswith(("hydra/", "hydra."))]
+    suite = suites.with_words(suites.load(given.suite), [word for word in given.words if word not in launcher])
+    grid = Grid(suite, given.runs, until)
     jobs = grid.jobs(given.only)
     print(plan(grid, jobs), flush=True)
     if given.dry_run:
@@ -349,7 +365,7 @@ def _main(given: argparse.Namespace) -> int:
     there = done(grid.suite.results)
     baselines.keep(grid.suite, jobs[0].words)
     left = [job for job in jobs if (job.config, job.seed) not in there and (given.retry or not job.failure.exists())]
-    status = run(left, given.hydra)
+    status = run(left, launcher)
     failed = [job for job in jobs if job.failure.exists()]
     for job in failed:
         print(f"\n{job.name} has failed; --retry runs it again. The end of {job.log}:\n{job.failure.read_text(encoding='utf-8')}")

@@ -9,7 +9,6 @@ import numpy as np
 import yaml
 
 from vidgen.evaluation.pictures import sprite
-from vidgen.hub import read_config
 from vidgen.registry import build
 from vidgen.runs import write_json
 
@@ -28,7 +27,7 @@ def keep(run: Path, folder: Path, name: str) -> None:
         return
     pixels = np.load(samples)
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    labels = list(build("data", config["data"]).class_names) if read_config(run / "model")["num_classes"] else [""]
+    labels = list(build("data", config["data"]).class_names) or [""]
     rows = len(labels)  # sample i was asked for label i mod rows
     columns = min(COLUMNS, len(pixels) // rows)
     if not columns:

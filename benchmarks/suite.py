@@ -7,6 +7,7 @@
     common: [data=worlds]             # as typed after 'vidgen fit', for every run
     grid: {tokenizer: [kl, lfq], generator: [dit, ar]}
     extra: [[tokenizer=lfq, generator=dit, generator.depth=8]]    # runs beside the product, none by default
+    again: {evaluation.guidance_scale: [1.0, 2.0]}                # every run measured so, trained once; not by default
     seeds: [0, 1, 2]
     sheets: true                      # samples are kept with the results, so that a page can play them; not by default
 
@@ -18,8 +19,8 @@ kept in ``results/suites/NAME/work.json``: whoever goes on with a suite takes th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ SUITES = Path(__file__).parent / "suites"
 RESULTS = Path(__file__).parent / "results" / "suites"
 STAGES = ("tokenizer", "generator")
 KINDS = ("steps", "tokens", "flops", "seconds")
-KEYS = ("words", "budget", "threads", "common", "grid", "extra", "seeds", "sheets")
+KEYS = ("words", "budget", "threads", "common", "grid", "extra", "again", "seeds", "sheets")
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,26 @@ class Cell:
     Attributes:
         words: what is typed after ``vidgen fit``, but for the seed and for the steps that a budget makes.
         seed: of the run.
+        again: how it is measured when it is trained, as typed after ``vidgen eval``; nothing for as it was.
+        own: those of ``words`` that not all runs of the suite have.
     """
 
     words: tuple[str, ...]
     seed: int
+    again: tuple[str, ...] = ()
+
+    own: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> str:
         """What runs that differ in their seeds have in common."""
         return " ".join(self.words)
 
-    def value(self, key: str, default: str = "") -> str:
-        """What the words say of ``key``, the last time that they do."""
-        found = [word.partition("=")[2] for word in self.words if word.partition("=")[0] == key]
-        return found[-1] if found else default
-
     @property
     def name(self) -> str:
         """For people, and for files: ``lfq-dit-0``, with what else the grid says."""
-        parts = [self.value("tokenizer", "lfq")]
-        if self.value("stage") != "tokenizer":
-            parts.append(self.value("generator", "dit"))
-        return "-".join([*parts, str(self.seed)])
+        values = [word.partition("=")[2] for word in (*self.own, *self.again) if not word.startswith("stage=")]
+        return "-".join([*(value.strip("[]").replace(",", "x") for value in values), str(self.seed)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +135,11 @@ def load(name: str, folder: Path = SUITES) -> Suite:
     )
 
 
+def with_words(suite: Suite, words: Sequence[str]) -> Suite:
+    """The suite with ``words`` added to those of every run, such as where its data lies."""
+    return replace(suite, cells=tuple(replace(cell, words=(*cell.words, *words)) for cell in suite.cells))
+
+
 def _budget(given: Mapping[str, Mapping[str, float]], path: Path) -> dict[str, tuple[str, float]]:
     found = {}
     for stage, limit in given.items():
@@ -149,11 +153,14 @@ def _budget(given: Mapping[str, Mapping[str, float]], path: Path) -> dict[str, t
 
 
 def _cells(values: Mapping[str, Any]) -> tuple[Cell, ...]:
-    grid: Mapping[str, list[Any]] = values.get("grid", {})
-    common = values.get("common", [])
-    points = [tuple(f"{key}={_word(value)}" for key, value in zip(grid, point, strict=True)) for point in product(*grid.values())]
-    recipes = [(*common, *words) for words in [*(points if grid else []), *map(tuple, values.get("extra", []))]]
-    return tuple(Cell(words, seed) for seed in values["seeds"] for words in recipes)
+    common, grid = values.get("common", []), values.get("grid", {})
+    recipes = [*(_product(grid) if grid else []), *map(tuple, values.get("extra", []))]
+    again = _product(values.get("again", {}))
+    return tuple(Cell((*common, *own), seed, other, own) for seed in values["seeds"] for own in recipes for other in again)
+
+
+def _product(grid: Mapping[str, list[Any]]) -> list[tuple[str, ...]]:
+    return [tuple(f"{key}={_word(value)}" for key, value in zip(grid, point, strict=True)) for point in product(*grid.values())]
 
 
 def _word(value: Any) -> str:

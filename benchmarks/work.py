@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from collect import portable
 from suite import Suite
 
 from vidgen.runs import write_json
@@ -17,15 +18,15 @@ Cost = Mapping[str, Mapping[str, float]]
 def costs(suite: Suite) -> dict[str, Cost]:
     """What a step of every recipe of a suite costs: from the suite's file, or measured and written there."""
     path = suite.folder / "work.json"
-    recipes = list(dict.fromkeys(cell.recipe for cell in suite.cells))
+    recipes = {cell.recipe: " ".join(map(portable, cell.words)) for cell in suite.cells}
     known: dict[str, Cost] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = [recipe for recipe in recipes if recipe not in known]
-    for number, recipe in enumerate(missing, start=1):
-        print(f"trial step {number} of {len(missing)}: {recipe}", flush=True)
-        known[recipe] = trial(recipe.split(" "))
+    missing = {key: recipe for recipe, key in recipes.items() if key not in known}
+    for number, (key, recipe) in enumerate(missing.items(), start=1):
+        print(f"trial step {number} of {len(missing)}: {key}", flush=True)
+        known[key] = trial(recipe.split(" "))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dict(sorted(known.items())))
-    return {recipe: known[recipe] for recipe in recipes}
+    return {recipe: known[key] for recipe, key in recipes.items()}
 
 
 def steps(suite: Suite, cost: Cost) -> dict[str, int]:

@@ -21,7 +21,7 @@ from vidgen.errors import DISK_FULL, UserError, did_you_mean
 COMPOSED = ("fit", "eval", "sample", "encode", "decode", "reconstruct")
 """Commands with a yaml in ``configs/`` and a ``run(config)``; the others have a ``run(words)`` that may return a status."""
 
-COMMANDS = (*COMPOSED, "data", "list", "show", "doctor")
+COMMANDS = (*COMPOSED, "compare", "data", "list", "show", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

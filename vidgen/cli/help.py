@@ -18,6 +18,7 @@ class Command:
     output: str
     purpose: str = ""
     inner: str = ""
+    sweeps: bool = True
 
 
 COMMANDS = {
@@ -80,6 +81,18 @@ COMMANDS = {
         ),
         output="an mp4 with the frame rate of the video, without its sound, and a line with PSNR and bits per pixel.",
     ),
+    "compare": Command(
+        usage="vidgen compare RUN RUN ... [key=value ...]",
+        examples=(
+            "vidgen compare runs/2026-01-31-lfq-dit runs/2026-01-31-lfq-ar",
+            "vidgen compare runs/latest runs/latest/eval out=again",
+            "vidgen compare 'runs=[runs/a,runs/b]' title='Two depths'",
+        ),
+        sweeps=False,
+        output="compare.html, which opens offline, compare.json with every figure and compare.md in 'out'; a table in the\n"
+        "terminal. Runs that differ only in their seeds make a line, with the standard error. Figures that were measured by\n"
+        "different rules, or on different clips, have columns of their own, and a note says what differs.",
+    ),
     "data": Command(
         purpose="Looks at data before anything is trained on it, or decodes it ahead of time.",
         usage="vidgen data check|prepare PATH [key=value ...]",
@@ -138,7 +151,8 @@ def of(command: str) -> str:
             sections.append(_section("Parts (key=name; * is taken unless another is named):", _groups(command)))
         sections.append(_section("Options (key=value):", _options(command)))
         sections.append(f"Options of the parts, such as {about.inner}: vidgen show {command}" if about.inner else "")
-        sections.append(f"Several values: vidgen {command} -m seed=0,1 ... runs every combination, one after another.")
+        if about.sweeps:
+            sections.append(f"Several values: vidgen {command} -m seed=0,1 ... runs every combination, one after another.")
     return _joined(*sections, f"Output: {about.output}")
 
 

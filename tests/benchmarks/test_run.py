@@ -1,0 +1,300 @@
+"""Suites: what a yaml asks for, how a budget becomes steps, what is run, what is kept, and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import lines
+import numpy as np
+import pytest
+import records
+import run
+import suite as suites
+import torch
+import work
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidgen.config import load, names
+from vidgen.errors import UserError
+from vidgen.evaluation.pictures import cut
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "experiment=smoke",
+    "tokenizer.backbone.widths=[16]",
+    "generator.width=32",
+    "generator.depth=1",
+    "data.height=20",
+    "data.width=20",
+    "evaluation.clips=4",
+    "evaluation.samples=6",
+    "evaluation.metrics=[]",
+]
+YAML = {
+    "words": "Equal steps.",
+    "budget": {"tokenizer": {"steps": 3}, "generator": {"steps": 4}},
+    "threads": 1,
+    "common": TINY,
+    "grid": {"tokenizer": ["lfq"], "generator": ["dit", "maskgit"]},
+    "seeds": [0, 1],
+    "sheets": True,
+}
+Make = Callable[..., suites.Suite]
+
+
+@pytest.fixture
+def make_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Writes a suite's yaml and loads it; its results lie beside it."""
+    monkeypatch.setattr(suites, "RESULTS", tmp_path / "results")
+
+    def make(title: str = "# Which is better?", **changes: object) -> suites.Suite:
+        values = {key: value for key, value in (YAML | changes).items() if value is not None}
+        (tmp_path / "tiny.yaml").write_text(f"{title}\n{yaml.safe_dump(values, sort_keys=False)}")
+        return suites.load("tiny", tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def fake(make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A stand-in for ``vidgen fit``: the script that is given."""
+
+    def make(script: str) -> None:
+        path = tmp_path / "fit.py"
+        path.write_text(script)
+        monkeypatch.setattr(run, "FIT", (sys.executable, str(path)))
+
+    return make
+
+
+# What is asked --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_is_the_product_of_its_grid_seed_by_seed(make_suite: Make) -> None:
+    suite = make_suite(grid={"tokenizer": ["kl", "lfq"], "data.radius": [[2.0, 3.0]]}, extra=[["tokenizer=vq"]])
+    assert suite.title == "Which is better?"
+    assert [cell.words[len(TINY) :] for cell in suite.cells[:3]] == [
+        ("tokenizer=kl", "data.radius=[2.0,3.0]"),
+        ("tokenizer=lfq", "data.radius=[2.0,3.0]"),
+        ("tokenizer=vq",),
+    ]
+    assert [cell.seed for cell in suite.cells] == [0, 0, 0, 1, 1, 1]
+    assert [cell.name for cell in suite.cells[:2]] == ["kl-2.0x3.0-0", "lfq-2.0x3.0-0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"budget": {"tokenizer": {"stepss": 3}}},
+            r"says 'tokenizer: {'stepss': 3.*}': say one of steps, tokens, flops, seconds",
+        ),
+        ({"seeds": None}, "lacks seeds"),
+        ({"gird": {}}, r"has the key 'gird', which no suite has\. Did you mean 'grid'"),
+        ({"title": "words: none"}, "does not begin with a comment"),
+    ],
+)
+def test_what_is_no_suite_is_told(make_suite: Make, changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_suite(**changes)
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["smok"]) == 2
+    assert "There is no suite 'smok'. Did you mean 'smoke'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_every_suite_names_parts_and_options_that_there_are(name: str) -> None:
+    suite = suites.load(name)
+    assert len({cell.name for cell in suite.cells}) == len({(cell.words, cell.again, cell.seed) for cell in suite.cells})
+    assert len({cell.name for cell in suite.cells}) == len(suite.cells)
+    for recipe in dict.fromkeys(cell.recipe for cell in suite.cells):
+        assert run.composed(tuple(recipe.split(" ")))["seed"] == 0
+
+
+def test_the_suite_for_cpus_is_the_grid_that_was_promised() -> None:
+    suite = suites.load("cpu")
+    assert set(suite.grid["tokenizer"]) == {"kl", "vq", "lfq", "gumbel", "fsq", "bsq"} <= set(names("tokenizers"))
+    assert set(suite.grid["generator"]) == {load("generator", name)["name"] for name in names("generators")}
+    assert len({cell.seed for cell in suite.cells}) >= 3
+
+
+# How much work it is ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"),
+    [({"steps": 7}, 7), ({"flops": 1e6}, 10), ({"tokens": 2000}, 4), ({"seconds": 3.0}, 6), ({"seconds": 1e-9}, 1)],
+)
+def test_a_budget_becomes_steps(make_suite: Make, limit: dict, steps: int) -> None:
+    suite = make_suite(budget={"generator": limit})
+    cost = {"generator": {"flops": 1e5, "tokens": 500.0, "seconds": 0.5}, "tokenizer": {}}
+    assert work.steps(suite, cost) == {"generator": steps}
+
+
+def test_a_trial_counts_what_a_step_does() -> None:
+    from vidgen import hub
+    from vidgen.cli.compose import compose
+    from vidgen.data.batches import to_video
+    from vidgen.registry import build
+
+    words = [*TINY, "tokenizer=kl", "generator=dit", "generator.training.batch_size=6"]
+    found = work.trial(words)
+    config = compose("fit", words)
+    assert found["generator"]["tokens"] == 6 * 5 * 5 * 5
+    tokenizer = hub.build_tokenizer(config["tokenizer"])
+    clip = build("data", config["data"]).clip("train", 0)["video"]
+    with FlopCounterMode(display=False) as counter:
+        reconstruction, _, losses = tokenizer(to_video(torch.from_numpy(clip[None])))
+        (losses.total + reconstruction.square().mean()).backward()
+    assert found["tokenizer"]["flops"] == 8 * counter.get_total_flops()
+
+
+# What is run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_runs_and_is_done(make_suite: Make, tmp_path: Path) -> None:
+    """One real run: its figures, its curve, its sample sheet; and no second time."""
+    suite = make_suite(grid={"tokenizer": ["lfq"], "generator": ["dit"]}, seeds=[1])
+    grid = run.Grid(suite, tmp_path / "runs")
+    (job,) = grid.jobs()
+    assert run.run([job], []) == {"lfq-dit-1": 0}
+    found = records.read(suite.results)
+    names = {record.row.name for record in found}
+    assert {"reconstruction/psnr", "samples/motion_fd", "samples/memorised", "samples/seconds", "generator/train_flops"} <= names
+    assert {record.origin.config for record in found} == {job.config}
+    values = {record.row.name: record.row.value for record in found}
+    assert values["generator/train_flops"] == 4 * grid.costs[suite.cells[0].recipe]["generator"]["flops"]
+    curves = {(record.row.stage, record.row.name, record.row.step) for record in found if record.row.split == "val"}
+    assert {("tokenizer", "reconstruction/psnr", 3), ("generator", "loss/validation", 4)} <= curves
+    samples = np.load(next(tmp_path.glob("runs/*/samples/samples.npy")))
+    meta = json.loads((suite.folder / "meta.json").read_text())
+    assert (meta["labels"], meta["columns"]) == (["bounce", "gravity", "orbit"], 2)
+    kept = cut((suite.folder / f"{job.config}-1.webp").read_bytes(), 3, 2, 17)
+    for label, column in ((0, 0), (2, 1)):  # noise suffers from WebP, but is nearest to itself
+        difference = np.abs(kept[label, column].astype(float) - samples).mean((1, 2, 3, 4))
+        assert difference.argmin() == 3 * column + label
+    before = suite.results.read_text()
+    assert run.run([job], []) == {"lfq-dit-1": 0}
+    assert suite.results.read_text() == before
+    assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_by_hydras_launcher(make_suite: Make, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    suite = make_suite(common=[*TINY, "stage=tokenizer"], grid={"tokenizer": ["lfq", "kl"]}, seeds=[0])
+    jobs = run.Grid(suite, tmp_path / "runs").jobs()
+    status = run.run(jobs, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"])
+    assert status == {"lfq-0": 0, "kl-0": 0}
+    assert {record.origin.tokenizer for record in records.read(suite.results)} == {"lfq", "kl"}
+
+
+def test_what_is_measured_again_is_trained_once(make_suite: Make, tmp_path: Path) -> None:
+    suite = make_suite(grid={"tokenizer": ["lfq"], "generator": ["dit"]}, again={"evaluation.steps": [2, 5]}, seeds=[0])
+    jobs = run.Grid(suite, tmp_path / "runs").jobs()
+    assert [job.name for job in jobs] == ["lfq-dit-2-0", "lfq-dit-5-0"]
+    assert run.run(jobs, []) == {"lfq-dit-2-0": 0, "lfq-dit-5-0": 0}
+    assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
+    found = lines.lines(records.read(suite.results))
+    assert next(line.settings for line in found if line.origin.generator).endswith("`evaluation.steps=2`")
+    distances = [line.rows["samples/motion_fd"][0].value for line in found]
+    assert len(distances) == 2
+    assert distances[0] != distances[1]
+    assert len(list(suite.folder.glob("*.webp"))) == 2
+
+
+def test_tokenizers_that_are_shared_are_trained_before_those_who_share_them(make_suite: Make, tmp_path: Path) -> None:
+    suite = make_suite(grid={"tokenizer": ["lfq", "kl"], "generator": ["dit", "ar", "var"]})
+    jobs = [job for job in run.Grid(suite, tmp_path / "runs").jobs() if job.seed == 0]
+    first = run.tokenizers(jobs)
+    assert [job.name for job in first] == ["lfq-dit-0-tokenizer", "kl-dit-0-tokenizer"]  # that of lfq x var has scales of its own
+    assert all("stage=tokenizer" in job.words and job.kept is None for job in first)
+
+
+def test_what_fails_is_told_kept_and_run_again_on_request(
+    make_suite: Make,
+    fake: Callable[[str], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = make_suite(seeds=[0])
+    monkeypatch.setattr(suites, "load", lambda name: suite)
+    monkeypatch.setattr(run.baselines, "keep", lambda suite, words: None)
+    tried = tmp_path / "tried"
+    fake(
+        f"import sys\nopen({str(tried)!r}, 'a').write('x')\n"
+        "sys.exit('The loss is not finite.' if 'generator=dit' in sys.argv else 3)"
+    )
+    arguments = ["tiny", "--runs", str(tmp_path / "runs")]
+    assert run.main(arguments) == 1
+    told = capsys.readouterr().out
+    assert "lfq-dit-0 has failed; --retry runs it again." in told
+    assert "The loss is not finite." in told
+    assert run.main(arguments) == 1  # not again by itself, and still told
+    assert len(tried.read_text()) == 2
+    assert "failed before" in capsys.readouterr().out
+    assert run.main([*arguments, "--retry", "--only", "lfq-dit"]) == 1
+    assert len(tried.read_text()) == 3
+
+
+def test_when_the_time_is_over_the_run_is_asked_to_stop(make_suite: Make, fake: Callable[[str], None], tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    fake(
+        "import signal, sys, time\n"
+        f"signal.signal(15, lambda *_: (open({str(said)!r}, 'w').write('x'), sys.exit(130)))\n"
+        "time.sleep(60)"
+    )
+    suite = make_suite(seeds=[0])
+    jobs = [replace(job, until=time.time() + 2) for job in run.Grid(suite, tmp_path / "runs").jobs()]
+    begin = time.monotonic()
+    assert run.run(jobs, []) == {"lfq-dit-0": run.STOPPED, "lfq-maskgit-0": run.STOPPED}
+    assert time.monotonic() - begin < 30
+    assert said.read_text() == "x"
+    assert not jobs[0].failure.exists()
+
+
+def test_a_wrong_name_of_a_run_is_answered_with_those_there_are(make_suite: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="begins with vq: there are lfq-dit-0, lfq-maskgit-0"):
+        run.Grid(make_suite(seeds=[0]), tmp_path / "runs").jobs(["vq"])
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_ends_with_the_same_figures(make_suite: Make, tmp_path: Path) -> None:
+    """A suite that is killed again and again, against one that is not; wall times apart, every figure is the same."""
+    suite = make_suite(grid={"tokenizer": ["lfq"], "generator": ["dit", "ar"]}, seeds=[0])
+    whole = replace(suite, name="whole")
+    assert set(run.run(run.Grid(whole, tmp_path / "whole").jobs(), []).values()) == {0}
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'benchmarks')!r}, {str(ROOT)!r}]\n"
+        f"import run, suite, pathlib\n"
+        f"suite.RESULTS = pathlib.Path({str(suites.RESULTS)!r})\n"
+        f"here = suite.load('tiny', pathlib.Path({str(tmp_path)!r}))\n"
+        f"grid = run.Grid(here, pathlib.Path({str(tmp_path / 'killed')!r}))\n"
+        f"left = [job for job in grid.jobs() if (job.config, job.seed) not in run.done(here.results)]\n"
+        f"run.run(left, [])\n"
+    )
+    for patience in (6, 9, 12, 15, 20, 300, 300):
+        process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def figures(of: suites.Suite) -> dict[tuple[str, str], float]:
+        found = {(str(one.origin.generator), one.row.name): one.row.value for one in records.read(of.results)}
+        return {key: value for key, value in found.items() if not key[1].endswith("seconds")}
+
+    assert figures(suite) == pytest.approx(figures(whole), rel=0, abs=0, nan_ok=True)
