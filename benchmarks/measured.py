@@ -124,9 +124,22 @@ def cells(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     Names hold those settings in which the runs of the suite differ, each with the part that it is of; steps where only they tell
     recipes apart, for a budget gives each pair its own.
     """
-    named = _named(found, STEPS)
-    apart = all(len({run.origin.config for run in own}) == 1 for own in named.values())
-    return named if apart else _named(found, ())
+    for without in (STEPS, STEPS[1:], STEPS[:1]):
+        named = _named(found, without)
+        if all(len({run.origin.config for run in own}) == 1 for own in named.values()):
+            return named
+    return _named(found, ())
+
+
+def trained(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """The same of what was trained, however it was measured: a run for each seed."""
+    named: dict[tuple[str, str], dict[int, Run]] = {}
+    for (tokenizer, generator), own in cells(found).items():
+        measured = [setting(word) for word in own[0].words if word.startswith("evaluation.")]
+        rest = ", ".join(part for part in generator.split(", ") if part not in measured)
+        for run in own:
+            named.setdefault((tokenizer, rest), {}).setdefault(run.origin.seed, run)
+    return {key: list(own.values()) for key, own in named.items()}
 
 
 def _named(found: Sequence[Run], without: tuple[str, ...]) -> dict[tuple[str, str], list[Run]]:

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 
 import scaling
 from markupsafe import Markup
-from measured import LOSS, Run, average, baselines, cells, families, points, runs
+from measured import LOSS, Run, average, baselines, cells, families, points, runs, trained
 from records import Record
 from suite import Suite
 
@@ -156,7 +156,7 @@ def _quality_time(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
 
 def _training(found: Sequence[Run]) -> Page | None:
     """Validation loss by steps, a chart a generator and a line a tokenizer."""
-    named = {key: own for key, own in _pairs_of(found).items() if any(len(run.losses) > 1 for run in own)}
+    named = {key: own for key, own in trained(found).items() if any(len(run.losses) > 1 for run in own)}
     styles = _styles(tokenizer for tokenizer, _ in named)
     half = WIDTH // 2
     panels = []

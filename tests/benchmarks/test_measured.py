@@ -63,6 +63,17 @@ def test_steps_of_a_budget_are_in_no_name_unless_they_are_what_differs() -> None
     assert list(measured.cells(measured.runs(made))) == [("lfq", "dit"), ("lfq", "ar")]
 
 
+def test_what_was_measured_in_several_ways_was_trained_once() -> None:
+    made = []
+    for scale in (1.0, 2.0):
+        for seed in (0, 1):
+            words = ["generator.training.steps=100", f"evaluation.guidance_scale={scale}"]
+            made += records([*results(a__b=scale), *curve(1.0)], words=words, seed=seed)
+    found = measured.runs(made)
+    assert list(measured.cells(found)) == [("lfq", "dit, guidance scale 1.0"), ("lfq", "dit, guidance scale 2.0")]
+    assert {key: [run.origin.seed for run in own] for key, own in measured.trained(found).items()} == {("lfq", "dit"): [0, 1]}
+
+
 def test_families_differ_in_size_alone() -> None:
     two = sizes("ar", -0.1, widths=(32, 64))
     guided = records(results(a__b=1.0), tokenizer="pyramid_lfq", generator="var", words=["generator.guidance_scale=1.0"])
