@@ -1,7 +1,7 @@
 """What the field claims of tokenizers and generators, each checked by a rule on committed rows, for ``docs/claims.md``.
 
-A rule is written before its rows are there, and what it finds is told whichever way it comes out. Figures of others are in the
-sources alone, each with where it is from; ours are read from ``benchmarks/results``.
+What a rule finds is told whichever way it comes out. Figures of others are in the sources alone, each with where it is from; ours
+are read from ``benchmarks/results``.
 """
 
 from __future__ import annotations
