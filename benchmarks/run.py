@@ -179,7 +179,7 @@ class Job:
                 append(self.kept, records)
 
     def _costs(self, folder: Path, last: rows.Row) -> Iterator[rows.Row]:
-        """What training and sampling took, as rows like all others."""
+        """What training took, as rows like all others."""
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         found = {}
@@ -188,8 +188,6 @@ class Job:
                 found[f"{stage}/train_seconds"] = environment["timings"][stage]
             if stage in self.flops:
                 found[f"{stage}/train_flops"] = self.flops[stage] * config[stage]["training"]["steps"]
-        if "samples/s" in environment["throughput"]:
-            found["samples/seconds"] = 1 / environment["throughput"]["samples/s"]
         for name, value in found.items():
             yield replace(last, name=name, value=float(value), protocol=None, n=None, interval=None)
 
