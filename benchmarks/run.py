@@ -179,7 +179,7 @@ class Job:
                 append(self.kept, records)
 
     def _costs(self, folder: Path, last: rows.Row) -> Iterator[rows.Row]:
-        """What training and sampling took, as rows like all others."""
+        """What training took, as rows like all others."""
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         found = {}
@@ -188,8 +188,6 @@ class Job:
                 found[f"{stage}/train_seconds"] = environment["timings"][stage]
             if stage in self.flops:
                 found[f"{stage}/train_flops"] = self.flops[stage] * config[stage]["training"]["steps"]
-        if "samples/s" in environment["throughput"]:
-            found["samples/seconds"] = 1 / environment["throughput"]["samples/s"]
         for name, value in found.items():
             yield replace(last, name=name, value=float(value), protocol=None, n=None, interval=None)
 
@@ -248,13 +246,22 @@ class Grid:
             until=self.until,
         )
 
-    def jobs(self, only: Sequence[str] = ()) -> list[Job]:
-        """All runs, or those whose names begin with one of ``only``."""
-        found = [self.job(cell) for cell in self.suite.cells if not only or cell.name.startswith(tuple(only))]
-        if not found:
-            known = ", ".join(dict.fromkeys(cell.name for cell in self.suite.cells))
-            raise UserError(f"No run of {self.suite.name} has a name that begins with {' or '.join(only)}: there are {known}.")
-        return found
+    def jobs(self) -> list[Job]:
+        """All runs."""
+        return [self.job(cell) for cell in self.suite.cells]
+
+
+def some(suite: Suite, only: Sequence[str]) -> Suite:
+    """The suite with those of its runs whose names begin with one of ``only``, or with all of them for none.
+
+    Raises:
+        UserError: where there are none.
+    """
+    cells = tuple(cell for cell in suite.cells if not only or cell.name.startswith(tuple(only)))
+    if not cells:
+        known = ", ".join(cell.name for cell in suite.cells)
+        raise UserError(f"No run of {suite.name} has a name that begins with {' or '.join(only)}: there are {known}.")
+    return replace(suite, cells=cells)
 
 
 @cache
@@ -357,8 +364,8 @@ def _main(given: argparse.Namespace) -> int:
     until = None if given.minutes is None else time.time() + 60 * given.minutes
     launcher = [word for word in given.words if word.startswith(("hydra/", "hydra."))]
     suite = suites.with_words(suites.load(given.suite), [word for word in given.words if word not in launcher])
-    grid = Grid(suite, given.runs, until)
-    jobs = grid.jobs(given.only)
+    grid = Grid(some(suite, given.only), given.runs, until)
+    jobs = grid.jobs()
     print(plan(grid, jobs), flush=True)
     if given.dry_run:
         return 0

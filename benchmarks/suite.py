@@ -136,8 +136,13 @@ def load(name: str, folder: Path = SUITES) -> Suite:
 
 
 def with_words(suite: Suite, words: Sequence[str]) -> Suite:
-    """The suite with ``words`` added to those of every run, such as where its data lies."""
-    return replace(suite, cells=tuple(replace(cell, words=(*cell.words, *words)) for cell in suite.cells))
+    """The suite with ``words`` for every run, such as where its data lies; they take the place of what they contradict."""
+    keys = {word.partition("=")[0] for word in words}
+
+    def changed(cell: Cell) -> Cell:
+        return replace(cell, words=(*(word for word in cell.words if word.partition("=")[0] not in keys), *words))
+
+    return replace(suite, cells=tuple(map(changed, suite.cells)))
 
 
 def _budget(given: Mapping[str, Mapping[str, float]], path: Path) -> dict[str, tuple[str, float]]:

@@ -21,6 +21,7 @@ import suite as suites
 import torch
 import work
 import yaml
+from footage import write
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidgen.config import load, names
@@ -265,9 +266,9 @@ def test_when_the_time_is_over_the_run_is_asked_to_stop(make_suite: Make, fake: 
     assert not jobs[0].failure.exists()
 
 
-def test_a_wrong_name_of_a_run_is_answered_with_those_there_are(make_suite: Make, tmp_path: Path) -> None:
+def test_a_wrong_name_of_a_run_is_answered_with_those_there_are(make_suite: Make) -> None:
     with pytest.raises(UserError, match="begins with vq: there are lfq-dit-0, lfq-maskgit-0"):
-        run.Grid(make_suite(seeds=[0]), tmp_path / "runs").jobs(["vq"])
+        run.some(make_suite(seeds=[0]), ["vq"])
 
 
 @pytest.mark.slow
@@ -298,3 +299,34 @@ def test_killed_anywhere_it_ends_with_the_same_figures(make_suite: Make, tmp_pat
         return {key: value for key, value in found.items() if not key[1].endswith("seconds")}
 
     assert figures(suite) == pytest.approx(figures(whole), rel=0, abs=0, nan_ok=True)
+
+
+def test_ucf101_is_planned_on_a_tree_of_its_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe whole, from its lists of files to steps and seconds, at a size that takes no time; nothing is run."""
+    monkeypatch.setattr(suites, "RESULTS", tmp_path / "results")
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for number, action in enumerate(("Archery", "Biking"), start=1):
+        for group in range(1, 7):
+            name = f"v_{action}_g{group:02d}_c01.avi"
+            write(tmp_path / "UCF" / "UCF-101" / action / name, count=18, tone=20 * group, size=(32, 40))
+            lines["train" if group > 2 else "test"].append(f"{action}/{name}" + (f" {number}" if group > 2 else ""))
+    (tmp_path / "UCF" / "ucfTrainTestlist").mkdir()
+    for split, own in lines.items():
+        (tmp_path / "UCF" / "ucfTrainTestlist" / f"{split}list01.txt").write_text("\n".join(own))
+    small = [
+        f"data.cache={tmp_path / 'cache'}",
+        *("data.height=32", "data.width=32", "tokenizer.backbone.widths=[16]", "tokenizer.training.batch_size=2"),
+        *("generator.width=32", "generator.depth=1", "generator.heads=2", "generator.training.batch_size=2"),
+        *("trainer.compile=false", "trainer.workers=0"),
+    ]
+    path = f"data.path={tmp_path / 'UCF'}"
+    assert run.main(["ucf101", path, *small, "--dry-run", "--only", "lfq", "--runs", str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr().out
+    assert "lfq-maskgit-2" in told
+    assert "lfq-18-ar-0" in told
+    assert "18 of 18 runs are left" in told
+    kept = (tmp_path / "results" / "ucf101" / "work.json").read_text()
+    assert "data.path=UCF " in kept
+    assert str(tmp_path) not in kept

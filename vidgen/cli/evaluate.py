@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,7 @@ class Evaluation:
     ) -> None:
         self.folder, self.model, self.data, self.options = folder, model, data, options
         self.seed, self.console, self.since = seed, console, since
+        self.seconds_a_sample = math.nan
         self.device = next(model.tokenizer.parameters()).device
         self.precision = precision
 
@@ -80,8 +82,8 @@ class Evaluation:
         )
 
     def draw(self) -> tuple[np.ndarray, measure.Asked]:
-        """Samples, uint8 (N, T, H, W, 3), and what they were asked to show."""
-        options = self.options
+        """Samples, uint8 (N, T, H, W, 3), and what they were asked to show; what one took goes with their figures."""
+        options, begin = self.options, time.monotonic()
         count = options["samples"]
         asked = measure.ask(self.model, self.data, count)
         with Stage(self.console, "sampling", count, unit="sample") as stage:
@@ -95,6 +97,7 @@ class Evaluation:
                 options={name: options[name] for name in ("steps", "guidance_scale", "temperature")},
                 progress=stage.update,
             )
+        self.seconds_a_sample = (time.monotonic() - begin) / count
         return pixels, asked
 
     def samples(self, pixels: np.ndarray, asked: measure.Asked, step: int) -> None:
@@ -105,7 +108,9 @@ class Evaluation:
         distances = self._distances()
         distances.see("samples", pixels)
         distances.see_training(self.data, self._trained_on())
-        self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples()], step)
+        rule = f"in batches of {self.options['batch_size']}, decoded"
+        took = measure.Result(name="samples/seconds", value=self.seconds_a_sample, n=len(pixels), protocol=rule)
+        self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples(), took], step)
         for index, name in enumerate(self.data.class_names):
             chosen = pixels[asked.labels == index][:shown]
             if len(chosen):

@@ -1,0 +1,360 @@
+"""What the field claims of tokenizers and generators, each checked by a rule on committed rows, for ``docs/claims.md``.
+
+What a rule finds is told whichever way it comes out. Figures of others are in the sources alone, each with where it is from; ours
+are read from ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean, median, stdev
+
+import rates
+import sampling
+import scaling
+import suite
+import timing
+from measured import LOSS, Run, average, cells, families, points, runs
+from records import read
+
+from vidgen.config import load
+
+YES, NO, UNDECIDED, NOT_RUN = "yes", "no", "undecided", "not run yet"
+
+LITTLE = 1.0
+"""dB of PSNR that may be lost where something costs little."""
+
+STRAIGHT = -0.95
+"""Pearson's correlation of the logarithms that a power law has at least."""
+
+COARSE = (4, 8, 8)
+"""The stride in time, height and width that is said to cost little."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One comparison: what was found, in words, and whether it speaks for the claim (1), against it (-1) or for neither (0)."""
+
+    found: str
+    sign: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict with what it rests on."""
+
+    verdict: str
+    votes: Sequence[Vote] = ()
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, by whom, when it counts as so here, and what came of it."""
+
+    says: str
+    source: str
+    rule: str
+    check: Callable[[], Outcome]
+
+
+def decided(votes: Sequence[Vote], command: str) -> Outcome:
+    """Yes or no where all say so; without votes, what has to be run."""
+    if not votes:
+        return Outcome(NOT_RUN, missing=command)
+    signs = {vote.sign for vote in votes}
+    return Outcome({frozenset({1}): YES, frozenset({-1}): NO}.get(frozenset(signs), UNDECIDED), votes)
+
+
+def of_interval(low: float, high: float, border: float = 0.0) -> int:
+    """1 where an interval lies above a border, -1 where it lies below it."""
+    return 1 if low > border else -1 if high < border else 0
+
+
+# Sampling faster ------------------------------------------------------------------------------------------------------------
+
+
+def faster(one: str, other: str) -> Outcome:
+    """Whether one generator samples faster than another, in timed pairs and in the runs of the suite of all pairs."""
+    timed = any(_subject(one, other).fullmatch(case.subject) for case in sampling.cases())
+    command = f"`python benchmarks/sampling.py --only {one}` or " if timed else ""
+    return decided([*_timed(one, other), *_run(one, other)], f"{command}`{_command('cpu')}`")
+
+
+def _subject(one: str, other: str) -> re.Pattern[str]:
+    """Of timings of the two, with the steps of each where they are of one's choice."""
+    return re.compile(rf"{one}(, \d+ steps)? against {other}(, \d+ steps)?")
+
+
+def _timed(one: str, other: str) -> list[Vote]:
+    """Timings of both in turns, whose first and third quartiles have to be on one side of 1."""
+    votes = []
+    for row in timing.read(sampling.RESULTS):
+        named = _subject(one, other).fullmatch(row.subject)
+        if not named or row.ratio is None or row.quartiles is None:
+            continue
+        steps = " and ".join(f"{name} in{rest[1:]}" for name, rest in zip((one, other), named.groups(), strict=True) if rest)
+        place = row.hardware.get("gpu") or f"{row.hardware['cores']} cores of {row.hardware['cpu']}"
+        found = f"{_ratio(row.ratio, *row.quartiles)} as fast: {row.measure}{f', {steps}' if steps else ''}, on {place}"
+        votes.append(Vote(found, of_interval(*row.quartiles, border=1.0)))
+    return votes
+
+
+def _run(one: str, other: str) -> list[Vote]:
+    """Seconds per sample in the suite of all pairs, on each tokenizer: all seeds have to be on one side of 1."""
+    votes = []
+    found = cells(_runs("cpu"))
+    for (tokenizer, generator), own in found.items():
+        if generator != one:
+            continue
+        theirs = {run.origin.seed: run.value("samples/seconds") for run in found.get((tokenizer, other), [])}
+        ratios = [
+            than / seconds
+            for run in own
+            if (seconds := run.value("samples/seconds")) and (than := theirs.get(run.origin.seed)) is not None
+        ]
+        if ratios:
+            low, high = min(ratios), max(ratios)
+            words = f"{_ratio(median(ratios), low, high)} as fast: suite cpu, `{tokenizer}`, {_seeds(len(ratios))}"
+            votes.append(Vote(words, of_interval(low, high, border=1.0)))
+    return votes
+
+
+# Laws -----------------------------------------------------------------------------------------------------------------------
+
+
+def var_power_law() -> Outcome:
+    """Whether VAR's validation loss falls with its parameters as a power law does."""
+    votes = []
+    for name, own in families(_runs("scaling")).items():
+        if (law := _law(own, "generator/parameters", LOSS)) and own[0].generator == "var":
+            sign = of_interval(*law.interval)
+            found = f"{name}, loss by parameters: {law.words}"
+            # It rises; it falls, along a line or not; or nobody knows.
+            votes.append(Vote(found, {1: -1, -1: 1 if law.r <= STRAIGHT else -1, 0: 0}[sign]))
+    return decided(votes, f"`{_command('scaling')}`")
+
+
+def dit_follows_compute() -> Outcome:
+    """Whether DiT's samples get better with the FLOPs of a sample."""
+    votes = []
+    for name, own in families(_runs("scaling")).items():
+        if (law := _law(own, "generator/sample_flops", "samples/motion_fd")) and own[0].generator == "dit":
+            votes.append(Vote(f"{name}, motion-FD by FLOPs of a sample: {law.words}", -of_interval(*law.interval)))
+    return decided(votes, f"`{_command('scaling')}`")
+
+
+def codebooks() -> Outcome:
+    """Whether samples get better with larger codebooks for LFQ, and do not for VQ."""
+    found = _runs("codebook-size")
+    votes = []
+    for generator in dict.fromkeys(run.generator for run in found if run.generator):
+        both = {name: [run for run in found if (run.tokenizer, run.generator) == (name, generator)] for name in ("lfq", "vq")}
+        # At one stride, bits per pixel are in proportion to the bits of a token: the exponent is the same.
+        laws = {name: _law(own, "tokenizer/bits_per_pixel", "samples/motion_fd") for name, own in both.items()}
+        for name, law in laws.items():
+            if law is not None and all(laws.values()):
+                better = -of_interval(*law.interval)
+                psnr = _by_rate(both[name], "reconstruction/psnr")
+                words = f"{generator} × {name}, motion-FD by bits a token: {law.words}; PSNR from few bits to many: {psnr} dB"
+                votes.append(Vote(words, better if name == "lfq" else -better))
+    return decided(votes, f"`{_command('codebook-size')}`")
+
+
+def reconstruction_and_generation() -> Outcome:
+    """Whether tokenizers that reconstruct better are better to generate with, for each generator."""
+    votes = []
+    found = cells(_runs("cpu"))
+    for generator in dict.fromkeys(generator for _, generator in found if generator):
+        pairs = [
+            (average(own, "reconstruction/motion_fd"), average(own, "samples/motion_fd"))
+            for (_, its), own in found.items()
+            if its == generator
+        ]
+        there = [(x, y) for x, y in pairs if x and y and x > 0 and y > 0]
+        if len({x for x, _ in there}) >= scaling.LEAST:
+            law = scaling.fit([x for x, _ in there], [y for _, y in there])
+            found_words = f"{generator}, motion-FD of samples by that of reconstructions: {law.words}"
+            votes.append(Vote(found_words, of_interval(*law.interval)))
+    return decided(votes, f"`{_command('cpu')}`")
+
+
+def _law(own: Sequence[Run], across: str, along: str) -> scaling.PowerLaw | None:
+    """The law of runs, each a point; None where there are too few sizes."""
+    there = points(own, across, along)
+    return scaling.fit(*zip(*there, strict=True)) if len({x for x, _ in there}) >= scaling.LEAST else None
+
+
+def _by_rate(own: Sequence[Run], name: str) -> str:
+    """A figure from the smallest rate to the largest, means over seeds."""
+    values: dict[float, list[Run]] = {}
+    for run in own:
+        if rate := run.value("tokenizer/bits_per_pixel"):
+            values.setdefault(rate, []).append(run)
+    means = [average(values[rate], name) for rate in sorted(values)]
+    return ", ".join(f"{value:.1f}" for value in means if value is not None)
+
+
+# Compression ----------------------------------------------------------------------------------------------------------------
+
+
+def compression() -> Outcome:
+    """Whether a stride of 4x8x8 loses little PSNR beside the finest that the same tokenizer was trained with on the same data."""
+    found = [("", run) for run in runs(read(rates.RESULTS))] + [("suite compression, ", run) for run in _runs("compression")]
+    groups: dict[str, dict[tuple[int, ...], dict[int, Run]]] = {}
+    for where, run in found:
+        stride = _stride(run)
+        if stride and run.value("reconstruction/psnr") is not None:
+            key = f"{where}`{run.typed('tokenizer')}` on {run.origin.data}"
+            groups.setdefault(key, {}).setdefault(stride, {})[run.origin.seed] = run
+    votes = []
+    for words, strides in groups.items():
+        finest = min(strides, key=lambda stride: (math.prod(stride), stride))
+        if COARSE in strides and finest != COARSE and strides[finest].keys() & strides[COARSE].keys():
+            votes.append(_cost(f"{words}, {_times(finest)} to {_times(COARSE)}", strides[finest], strides[COARSE]))
+    return decided(votes, f"`{_command('compression')}`")
+
+
+def _cost(words: str, fine: dict[int, Run], coarse: dict[int, Run]) -> Vote:
+    """dB lost, with a 95 % interval over the seeds that both have, or of the clips where it is one."""
+    drops = [_psnr(fine[seed]) - _psnr(coarse[seed]) for seed in fine if seed in coarse]
+    if len(drops) > 1:
+        half = scaling.quantile(len(drops) - 1) * stdev(drops) / math.sqrt(len(drops))
+    else:
+        half = math.hypot(*(_half(next(iter(side.values()))) for side in (fine, coarse)))
+    low, high = mean(drops) - half, mean(drops) + half
+    rate, distance = (
+        [average(side.values(), name) for side in (fine, coarse)] for name in ("tokenizer/bits_per_pixel", "samples/motion_fd")
+    )
+    at = f", at {rate[0] / rate[1]:.2g} times less rate" if rate[0] and rate[1] else ""
+    samples = f"; motion-FD of samples {distance[0]:.3g}, then {distance[1]:.3g}" if distance[0] and distance[1] else ""
+    found = f"{words}: {mean(drops):.2f} dB less ({low:.2f} to {high:.2f}){at}, {_seeds(len(drops))}{samples}"
+    return Vote(found, -of_interval(low, high, border=LITTLE))
+
+
+def _stride(run: Run) -> tuple[int, ...] | None:
+    """The stride of the patches, as typed or else by the recipe; None for what has none."""
+    if typed := run.typed("tokenizer.backbone.patch"):
+        return tuple(int(side) for side in re.findall(r"\d+", typed))
+    recipe = run.typed("tokenizer")
+    patch = load("tokenizer", recipe)["backbone"].get("patch") if recipe else None
+    return tuple(patch) if patch else None
+
+
+def _times(stride: Sequence[int]) -> str:
+    return "x".join(map(str, stride))
+
+
+def _psnr(run: Run) -> float:
+    return run.rows["reconstruction/psnr"].value
+
+
+def _half(run: Run) -> float:
+    """Half of the 95 % interval of the PSNR."""
+    interval = run.rows["reconstruction/psnr"].interval
+    return (interval[1] - interval[0]) / 2 if interval else math.inf
+
+
+# The page -------------------------------------------------------------------------------------------------------------------
+
+FASTER = "All ratios are above 1: of timings in turns the first quartile, of the runs of a suite every seed."
+
+CLAIMS = (
+    Claim(
+        "MaskGIT samples faster than an autoregressive model",
+        "Up to 64 times (Chang et al., MaskGIT, 2022, abstract); 60 times on video (Yu et al., MAGVIT, 2023, abstract).",
+        FASTER,
+        partial(faster, "maskgit", "ar"),
+    ),
+    Claim(
+        "MaskGIT samples faster than diffusion",
+        "Two orders of magnitude on video (Yu et al., MAGVIT, 2023, abstract).",
+        FASTER,
+        partial(faster, "maskgit", "dit"),
+    ),
+    Claim(
+        "VAR samples faster than an autoregressive model",
+        "About 20 times (Tian et al., VAR, 2024, abstract).",
+        FASTER,
+        partial(faster, "var", "ar"),
+    ),
+    Claim(
+        "VAR samples faster than diffusion",
+        "Tian et al., VAR, 2024, abstract, against DiT, without a figure there.",
+        FASTER,
+        partial(faster, "var", "dit"),
+    ),
+    Claim(
+        "VAR's loss is a power law of its size",
+        "Correlations of the logarithms near −0.998 (Tian et al., VAR, 2024, abstract).",
+        f"The 95 % interval of the exponent is below 0, and r is at most {scaling.signed(STRAIGHT)}; every run is a point.",
+        var_power_law,
+    ),
+    Claim(
+        "DiT's quality follows its FLOPs",
+        "More Gflops consistently give a lower FID (Peebles and Xie, DiT, 2022, abstract).",
+        "The 95 % interval of the exponent of motion-FD by FLOPs is below 0; every run is a point.",
+        dit_follows_compute,
+    ),
+    Claim(
+        "Larger codebooks make generation better with LFQ alone",
+        "With growing vocabularies VQ's samples get worse and LFQ's better (Yu et al., Language Model Beats Diffusion, 2023).",
+        "For every generator, the exponent of motion-FD by bits a token has its 95 % interval below 0 for LFQ, above 0 for VQ.",
+        codebooks,
+    ),
+    Claim(
+        "Compressing 4 times in time and 8 times in space costs little",
+        "On TokenBench, discrete: 35.119 dB at 4x4x4 (VideoGPT) and 35.137 dB at 4x8x8 (Cosmos); continuous, Cosmos: 37.270 dB "
+        "at 4x8x8 and 36.856 dB at 8x8x8 (README of NVlabs/TokenBench). Not so on MCL-JCV, with four channels: 34.78 dB at 4x4x4 "
+        "and 29.64 dB at 4x8x8 (README of microsoft/VidTok).",
+        f"From the finest stride that was trained to {_times(COARSE)}, PSNR falls by less than {LITTLE:g} dB with the same "
+        "quantizer and steps: the 95 % interval of the fall.",
+        compression,
+    ),
+    Claim(
+        "Tokenizers that reconstruct better are better to generate with",
+        "Taken for granted for long; Yao et al. (Reconstruction vs. Generation, 2025, abstract) tell of the contrary: richer "
+        "tokens reconstruct better, and need larger models and more training for the same generation.",
+        "For every generator, motion-FD of samples rises with that of reconstructions, a point a tokenizer: the 95 % interval of "
+        "the exponent is above 0.",
+        reconstruction_and_generation,
+    ),
+)
+
+
+def page() -> str:
+    """All claims: their verdicts in a table, then each by itself."""
+    outcomes = [(claim, claim.check()) for claim in CLAIMS]
+    body = [f"| {claim.says} | {outcome.verdict} |" for claim, outcome in outcomes]
+    table = "\n".join(["| Claim | At our scale |", "| --- | --- |", *body])
+    return "\n\n".join([table, *(_section(claim, outcome) for claim, outcome in outcomes)])
+
+
+def _section(claim: Claim, outcome: Outcome) -> str:
+    words = {1: "for", 0: "neither", -1: "against"}
+    found = "\n".join(f"- {words[vote.sign]}: {vote.found}" for vote in outcome.votes)
+    count = ", ".join(f"{number} {words[sign]}" for sign in words if (number := sum(vote.sign == sign for vote in outcome.votes)))
+    why = f": {count}" if outcome.verdict == UNDECIDED else f": {outcome.missing}" if outcome.missing else ""
+    head = [f"## {claim.says}", f"Claimed: {claim.source}", f"Counts as so here if: {claim.rule}"]
+    return "\n\n".join([*head, *([found] if found else []), f"**{outcome.verdict}**{why}"])
+
+
+def _runs(name: str) -> list[Run]:
+    """Of a suite, whether it is there yet or not."""
+    return runs(read(suite.RESULTS / f"{name}.jsonl"))
+
+
+def _command(name: str) -> str:
+    return f"python benchmarks/run.py {name}"
+
+
+def _ratio(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} times ({low:.2f}–{high:.2f})"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
