@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import claims
 import learn
 import rates
 import sensitivity
 import suite as suites
+import suite_charts
 import suite_tables
 import sweeps
 import timing
@@ -50,6 +52,9 @@ PROOFS = Path(__file__).parent / "proofs.jsonl"
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 """What others have published, each figure with its source."""
+
+PICTURES = "benchmark"
+"""The folder of the suites' pictures, in docs/."""
 
 ABOUT_PUBLISHED = {"data": "Data", "clips": "Clips", "protocol": "Protocol", "from": "Source"}
 """What stands beside such a figure."""
@@ -377,11 +382,14 @@ def proofs() -> str:
 
 
 def suite_table(name: str) -> str:
-    """The table of a suite, or how to come by one."""
+    """The table of a suite with its pictures, or how to come by them."""
     suite = suites.load(name, suites.SUITES)
     if not suite.results.exists():
         return f"**{suite.title}**\n\n{suite.words}\n\nNot run yet: `python benchmarks/run.py {name}`."
-    return suite_tables.markdown(suite_tables.of(suite, read(suite.results)))
+    records = read(suite.results)
+    pictures = suite_charts.charts(suite, records)
+    shown = [f"![{picture.removesuffix('.svg').replace('-', ' ')}]({PICTURES}/{picture})" for picture in pictures]
+    return "\n\n".join([suite_tables.markdown(suite_tables.of(suite, records)), *shown])
 
 
 def published() -> str:
@@ -423,6 +431,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tolerances": tolerances,
     "proofs": proofs,
     "published": published,
+    "claims": claims.page,
     **{name: partial(timings, name) for name in TIMINGS},
     **{f"suite-{name}": partial(suite_table, name) for name in suites.names()},
 }
@@ -483,9 +492,9 @@ def whole() -> dict[Path, str]:
         made[ROOT / "docs" / sweeps.picture_name(option)] = sweeps.picture(option)
     for suite in _of_suites(shown=True):
         records = read(suite.results)
-        made[ROOT / "benchmarks" / "results" / "suites" / f"{suite.name}.tex"] = suite_tables.latex(
-            suite_tables.of(suite, records)
-        )
+        found = suite_tables.of(suite, records)
+        made[ROOT / "benchmarks" / "results" / "suites" / f"{suite.name}.tex"] = suite_tables.latex(found)
+        made |= {ROOT / "docs" / PICTURES / name: svg for name, svg in suite_charts.charts(suite, records).items()}
     return made
 
 
@@ -515,14 +524,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = {path: rendered(path.read_text(encoding="utf-8"), path.name) for path in documents()} | whole()
         changed = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
         for path in changed:
+            name = path.relative_to(ROOT)
             if check:
-                print(
-                    f"{path.relative_to(ROOT)} is not what its tables are made of: run python benchmarks/render.py",
-                    file=sys.stderr,
-                )
+                print(f"{name} is not what its tables are made of: run python benchmarks/render.py", file=sys.stderr)
             else:
                 _write(path, made[path])
-                print(f"{path.relative_to(ROOT)}: rendered")
+                print(f"{name}: rendered")
         for path, text in () if check else by_the_way().items():
             _write(path, text)
             print(f"{path.relative_to(ROOT)}: rendered")

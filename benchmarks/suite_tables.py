@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Any
 
 import suite_stats
+from baselines import BASELINE
 from collect import portable
 from lines import command_words, one_protocol_each, protocol_label, provenance
 from lines import table as markdown_table
@@ -22,9 +23,6 @@ from suite import STAGES, Suite
 
 from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row, measure
-
-BASELINE = "baseline"
-"""The run of a record that no run has made."""
 
 COLUMNS = {
     "reconstruction/psnr": "PSNR",

@@ -200,6 +200,9 @@ def test_a_suite_is_rendered_into_its_page_and_for_papers(project: Path, capsys:
     assert not paper.exists()
     assert render.main([]) == 0
     assert "| kl | dit | 3 |" in page.read_text()
+    pictures = sorted((project / "docs" / "benchmark").glob("suite-tiny-*.svg"))
+    assert pictures
+    assert all(f"](benchmark/{picture.name})" in page.read_text() for picture in pictures)
     assert paper.read_text().count(r"\\") > 4
     before = page.read_bytes(), paper.read_bytes()
     assert render.main(["--check"]) == 0
@@ -209,6 +212,10 @@ def test_a_suite_is_rendered_into_its_page_and_for_papers(project: Path, capsys:
     paper.write_text(paper.read_text().replace("dit", "ar", 1))
     assert render.main(["--check"]) == 1
     assert capsys.readouterr().err.startswith("benchmarks/results/suites/tiny.tex is not what its tables are made of")
+    assert render.main([]) == 0
+    pictures[0].write_text("another picture")
+    assert render.main(["--check"]) == 1
+    assert capsys.readouterr().err.startswith(f"docs/benchmark/{pictures[0].name} is not what its tables are made of")
 
 
 def test_a_suite_that_no_page_shows_is_written_beside_the_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
