@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from collect import fingerprint
 from compare_tokenizers import h264
-from records import Origin, Record, append, read
+from records import BASELINE, Origin, Record, append, read
 from suite import Suite
 
 from vidgen.cli.compose import compose
@@ -23,9 +23,6 @@ from vidgen.metrics.psnr import PSNR
 from vidgen.protocols import Data
 from vidgen.registry import build
 from vidgen.runs import environment
-
-BASELINE = "baseline"
-"""The name of the run that a baseline's figures are of."""
 
 CRFS = (18, 24, 30, 36, 42, 48)
 

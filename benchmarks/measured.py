@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean
 
-from baselines import BASELINE
 from lines import CHOSEN_BY_THE_TABLE
-from records import Origin, Record
+from records import BASELINE, Origin, Record
 
 from vidgen.evaluation.rows import Row
 

@@ -18,6 +18,9 @@ from vidgen.evaluation.rows import Row
 
 SCHEMA = 2
 
+BASELINE = "baseline"
+"""The name of the run that figures are of which need no model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:

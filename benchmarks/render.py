@@ -25,6 +25,7 @@ import rates
 import sensitivity
 import suite as suites
 import suite_charts
+import suite_page
 import suite_tables
 import sweeps
 import timing
@@ -44,8 +45,11 @@ from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting", "frechet", "decoding")
+TIMINGS = ("quantizers", "backbones", "training", "sampling", "caching", "waiting", "frechet", "decoding", "speed")
 """Files of results whose rows are of :mod:`timing`, and not figures of runs."""
+
+RATIOS = ("speed",)
+"""Those of which the ratios alone are shown: what they compare stands in the others with its times."""
 
 PROOFS = Path(__file__).parent / "proofs.jsonl"
 """What came of the slow tests, one line each: ``benchmarks/slow.py`` writes it."""
@@ -179,21 +183,21 @@ def _rules(found: Sequence[Line], names: Sequence[str]) -> str:
 def timings(name: str) -> str:
     """A benchmark of speed and memory, a line a row."""
     rows = timing.read(RESULTS / f"{name}.jsonl")
-    head = ["", "Measure", "Ratio ↑", "Wanted", "Ours", "Theirs", "Against", "With"]
+    figures = name not in RATIOS
+    head = ["", "Measure", "Ratio ↑", *(["Wanted", "Ours", "Theirs"] if figures else []), "Against", "With"]
     body = [
-        [
-            row.subject,
-            row.measure,
-            _ratio(row),
-            f"{row.wanted}: {'yes' if row.met else 'no'}" if row.wanted else "",
-            f"{_rounded(row.ours)} {row.unit}",
-            "" if row.theirs is None else f"{_rounded(row.theirs)} {row.unit}",
-            row.against,
-            row.settings,
-        ]
-        for row in rows
+        [row.subject, row.measure, _ratio(row), *(_figures(row) if figures else []), row.against, row.settings] for row in rows
     ]
     return f"{table(head, body)}\n\n{_measured(rows)}" if rows else f"Nothing is measured yet: `python benchmarks/{name}.py`."
+
+
+def _figures(row: Timing) -> list[str]:
+    """What is asked of a row, and the figures of both sides."""
+    return [
+        f"{row.wanted}: {'yes' if row.met else 'no'}" if row.wanted else "",
+        f"{_rounded(row.ours)} {row.unit}",
+        "" if row.theirs is None else f"{_rounded(row.theirs)} {row.unit}",
+    ]
 
 
 def _ratio(row: Timing) -> str:
@@ -533,6 +537,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path, text in () if check else by_the_way().items():
             _write(path, text)
             print(f"{path.relative_to(ROOT)}: rendered")
+        for suite in () if check else (suites.load(name) for name in suites.names()):
+            if records := read(suite.results):
+                page = suite_page.page(suite, records, suite.folder, ROOT / "runs" / "suites" / suite.name / "report.html")
+                print(f"{page.relative_to(ROOT)}: open it in a browser")
     except UserError as error:
         print(f"render: {error}", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import yaml
 from collect import fingerprint
-from records import Record, read
+from records import BASELINE, Record, read
 
 from vidgen.cli.compose import compose
 from vidgen.errors import UserError
@@ -24,8 +24,6 @@ from vidgen.evaluation.compare import Cell, Sheet, content, curves, machine, set
 from vidgen.routes import fitted
 
 RESULTS = Path(__file__).parent / "results" / "suites"
-BASELINE = "baseline"
-"""The run of records that no model stands behind."""
 
 
 class Titled(Protocol):

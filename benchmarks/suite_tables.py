@@ -14,11 +14,10 @@ from statistics import fmean, median
 from typing import Any
 
 import suite_stats
-from baselines import BASELINE
 from collect import portable
 from lines import command_words, one_protocol_each, protocol_label, provenance
 from lines import table as markdown_table
-from records import Origin, Record
+from records import BASELINE, Origin, Record
 from suite import STAGES, Suite
 
 from vidgen.errors import UserError
