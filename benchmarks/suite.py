@@ -104,12 +104,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def load(name: str, folder: Path = SUITES) -> Suite:
-    """The suite of that name.
+def load(name: str, folder: Path | None = None) -> Suite:
+    """The suite of that name, of ``benchmarks/suites`` or of another folder.
 
     Raises:
         UserError: for an unknown name, or a file that is not a suite, saying what is wrong with it.
     """
+    folder = folder or SUITES
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
