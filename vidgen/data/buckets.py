@@ -76,7 +76,7 @@ def nearest(aspect: float, frames: float, shapes: Sequence[Shape], needed: Calla
 
     def rank(place: int) -> tuple[float, int, int]:
         length, height, width = shapes[place]
-        return abs(math.log(aspect * height / width)), -length, -height * width
+        return _apart(aspect, height, width), -length, -height * width
 
     return min((place for place, shape in enumerate(shapes) if frames >= needed(shape)), key=rank, default=None)
 
@@ -100,7 +100,12 @@ def _step(height: int, width: int) -> int:
 
 
 def _closest(aspect: float, sizes: Sequence[Size]) -> Size:
-    return min(sizes, key=lambda size: abs(math.log(aspect * size[0] / size[1])))
+    return min(sizes, key=lambda size: _apart(aspect, *size))
+
+
+def _apart(aspect: float, height: int, width: int) -> float:
+    """How much of the picture a cut of that size loses, as a logarithm; rounded, so that equal shapes lose the same."""
+    return round(abs(math.log(aspect * height / width)), 9)
 
 
 def auto_lengths(frames: int) -> list[int]:
