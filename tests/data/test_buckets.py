@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from footage import noise, number, write, write_lossless
+from footage import noise, number, write, write_lossless, write_rows
 
 from vidgen.data.batches import BatchOrder, ClipBatches, Order, buckets_of, clips_a_step, eval_batches
 from vidgen.data.buckets import MOST, SLACK, auto_lengths, auto_sizes, batch_sizes, listed, named, nearest, shared_out
@@ -108,6 +109,19 @@ def test_no_video_is_in_two_splits_and_each_bucket_has_all_of_them_where_it_can(
         counts = Counter(name for part in data.buckets for split in SPLITS for name in part.files(split))
         assert set(counts.values()) == {1}
         assert len(counts) == 12
+
+
+def test_videos_of_one_group_stay_in_one_split_whatever_their_buckets(tmp_path: Path) -> None:
+    rows = []
+    for tone in range(24):
+        size = [(24, 24), (24, 40)][tone % 2]
+        write(tmp_path / "listed" / f"{tone}.mp4", count=5, tone=9 * tone, size=size)
+        rows.append({"path": f"{tone}.mp4", "group": f"scene {tone // 4}"})
+    write_rows(tmp_path / "listed" / "all.csv", rows)
+    data = folder(tmp_path / "listed", tmp_path / "cache", buckets=BUCKETS[:2])
+    scenes = [{int(name[:-4]) // 4 for part in data.buckets for name in part.files(split)} for split in SPLITS]
+    assert sum(map(len, scenes)) == len(set().union(*scenes)) == 6
+    assert all(scenes)
 
 
 def test_the_whole_is_its_first_bucket(root: Path, cache: Path) -> None:
@@ -415,6 +429,28 @@ def test_what_is_no_bucket(buckets: Any, sentence: str) -> None:
 def test_buckets_that_cannot_be_used(root: Path, cache: Path, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         folder(root, cache, **options)
+
+
+def test_the_document_states_the_sentences(tmp_path: Path) -> None:
+    """But for their numbers and paths."""
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = text.split("## Several sizes: buckets\n")[1].split("\n## ")[0]
+    stated = [re.sub(r"\d+", "N", row) for row in re.findall(r"^\| [^|]+ \| `(.+)` \|$", section, re.MULTILINE)]
+    videos(tmp_path / "videos", sizes={(6, 24, 24): 4, (5, 24, 40): 2})
+    spec = LatentSpec(channels=1, stride=(4, 4, 4), causal=True)
+    said = []
+    for mistake in (
+        lambda: listed(["17x64"]),
+        lambda: spec.grid((17, 62, 64)),
+        lambda: folder(tmp_path / "videos", tmp_path / "cache", buckets=["4x16x16", "65x16x16"]),
+        lambda: batch_sizes([(17, 64, 64)], spec.num_tokens, 100),
+        lambda: folder(tmp_path / "videos", tmp_path / "cache", buckets=["4x12x20", "4x16x16"]),
+    ):
+        with pytest.raises(UserError) as caught:
+            mistake()
+        said.append(re.sub(r"\d+", "N", str(caught.value).replace(str(tmp_path / "videos"), "PATH")))
+    assert stated[1].endswith(said[1])  # the command line names the bucket before it
+    assert stated[0:1] + stated[2:] == said[0:1] + said[2:]
 
 
 def test_the_first_bucket_has_clips_in_every_split(tmp_path: Path) -> None:

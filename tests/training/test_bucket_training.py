@@ -194,7 +194,7 @@ def test_a_folder_of_three_sizes_ends_in_a_report(
     [
         (
             "data.buckets=[5x16x16,5x14x24]",
-            "The bucket 5x14x24 of data.buckets does not suit this tokenizer. The height 14 is not a",
+            "The bucket 5x14x24 of data.buckets does not suit this tokenizer. The height 14 is ",
         ),
         (
             "data.buckets=[5x16x16,5x12x24] data.tokens=35",
