@@ -185,7 +185,7 @@ class Plan:
         """The sizes of the clips, with how many train in an epoch where there are several."""
         if len(self.buckets) == 1:
             return f"{named(self.data.shape)} clips"
-        return "clips of " + ", ".join(f"{named(bucket.shape)} ({bucket.size('train')})" for bucket in self.buckets)
+        return ", ".join(f"{named(bucket.shape)} ({bucket.size('train')})" for bucket in self.buckets) + " clips"
 
     def _route(self) -> str:
         """What the generator does with the latents, by which head, and what that asks of the tokenizer."""
