@@ -23,6 +23,10 @@ class Data(Protocol):
 
     Data whose clips have a ``caption`` (a text) also has ``vocabulary``, a tuple of the captions' words in small letters; data
     whose clips have ``actions`` (T,), the move that leads to each frame, has ``action_names``, a tuple of what they are called.
+
+    Data whose clips have several sizes has ``buckets``, a tuple of data with one size each and the same names and words, of which
+    training takes batches in turns; its own ``shape``, ``size`` and ``clip`` are those of the first. Such data may have
+    ``tokens``, the most that a training batch of any bucket holds.
     """
 
     @property

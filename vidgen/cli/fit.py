@@ -17,11 +17,13 @@ from vidgen import hub
 from vidgen.cli.evaluate import Evaluation
 from vidgen.cli.plan import LONG, MEASURED, Plan
 from vidgen.cli.progress import Stage, clock
-from vidgen.data.batches import ClipBatches, collate, eval_batches, to_pixels, to_video
+from vidgen.data.batches import ClipBatches, clips_a_step, collate, eval_batches, to_pixels, to_video
+from vidgen.data.buckets import shared_out
 from vidgen.evaluation import measure, rows
 from vidgen.evaluation.pictures import pairs, save_clips
 from vidgen.evaluation.report import write_report
 from vidgen.latents import Condition, Latent
+from vidgen.protocols import Data
 from vidgen.runs import Run, environment, new_run, write_json, write_yaml
 from vidgen.training import loop
 from vidgen.training.cache import LAYOUT, LatentCache, build_cache, condition_of
@@ -33,8 +35,8 @@ INTERRUPTED = 130
 PREVIEWED = 8
 """Clips in a preview."""
 
-FROZEN_BATCH = 8
-"""Clips that a tokenizer that is not trained is measured on at a time."""
+ENCODED = 64
+"""Clips that are encoded at a time for the cache; of longer or larger buckets fewer."""
 
 
 def run(config: dict[str, Any]) -> None:
@@ -124,14 +126,14 @@ class Fit:
         recipe = recipe_from(self.config["generator"])
         generator = self.plan.fresh_generator(self.tokenizer)
         with self._timed("latents"):
-            cache = self._cache(generator.wants, recipe.clips or self.data.size("train"))
-        generator.prepare(cache.read(range(min(256, len(cache))))[0])
+            caches = self._caches(generator.wants, recipe.clips)
+        generator.prepare(caches[0].read(range(min(256, len(caches[0]))))[0])
         task = GeneratorTask(generator, recipe, self.seed, self._validation())
 
         def batches(first: int) -> Any:
             latents = LatentBatches(
-                cache,
-                batch_size=recipe.batch_size,
+                caches,
+                batch_size=self.plan.batch_sizes["generator"],
                 seed=self.seed,
                 first=first,
                 last=recipe.steps,
@@ -172,10 +174,10 @@ class Fit:
     def _train_tokenizer(self) -> None:
         """Trains it, unless it is one that stays as it is, and measures its latents."""
         self.tokenizer.to(self.device)
-        batch_size = self.plan.training("tokenizer").get("batch_size", FROZEN_BATCH)
+        batch_sizes = self.plan.batch_sizes["tokenizer"]
 
         def clips(first: int, last: int) -> ClipBatches:
-            return ClipBatches(self.data, batch_size=batch_size, seed=self.seed, first=first, last=last)
+            return ClipBatches(self.data, batch_size=batch_sizes, seed=self.seed, first=first, last=last)
 
         if self.plan.training("tokenizer"):
             task = tokenizer_task(self.tokenizer, self.config["tokenizer"], self.seed, self.data)
@@ -185,7 +187,7 @@ class Fit:
 
             self._train("tokenizer", task, batches, self._preview_tokenizer)
             self.tokenizer = task.average.to(self.device).eval()
-        few = max(1, min(MEASURED, self.data.size("train")) // batch_size)
+        few = max(1, int(min(MEASURED, sum(self._train_clips())) / clips_a_step(self._train_clips(), batch_sizes)))
         with self.plan.autocast():
             self.tokenizer.measure(to_video(batch["video"].to(self.device)) for batch in clips(0, few))
 
@@ -216,10 +218,17 @@ class Fit:
                 checkpoint_every=trainer["checkpoint_every"],
             )
 
-    def _cache(self, wants: tuple[str, ...], count: int) -> LatentCache:
+    def _caches(self, wants: tuple[str, ...], clips: int) -> list[LatentCache]:
+        """The latents of training clips: ``clips`` of them over all buckets, 0 for all; a cache for each bucket."""
+        sizes = self._train_clips()
+        counts = shared_out(clips, sizes) if clips else sizes
+        return [self._cache(bucket, wants, count) for bucket, count in zip(self.plan.buckets, counts, strict=True)]
+
+    def _cache(self, data: Data, wants: tuple[str, ...], count: int) -> LatentCache:
         weights = hub.weights_hash(self.tokenizer)
-        name = hub.fingerprint(weights, self.data.fingerprint, self.seed, count, wants, self.plan.precision, LAYOUT)
-        size = 64
+        name = hub.fingerprint(weights, data.fingerprint, self.seed, count, wants, self.plan.precision, LAYOUT)
+        tokens = self.tokenizer.spec.num_tokens
+        size = max(1, ENCODED * tokens(self.data.shape) // tokens(data.shape))
 
         def progress(items: Iterator[int], total: int) -> Iterator[int]:
             with Stage(self.console, "latents", total, unit=f"batch of {size}") as stage:
@@ -231,7 +240,7 @@ class Fit:
             return build_cache(
                 self.plan.root / "cache" / f"latents-{name[:16]}",
                 self.tokenizer,
-                self.data,
+                data,
                 wants=wants,
                 count=count,
                 seed=self.seed,
@@ -239,6 +248,10 @@ class Fit:
                 device=self.device,
                 progress=progress,
             )
+
+    def _train_clips(self) -> list[int]:
+        """Training clips of an epoch, by bucket."""
+        return [bucket.size("train") for bucket in self.plan.buckets]
 
     def _validation(self) -> tuple[Latent, Condition]:
         """Latents of fixed unseen clips, and what is told of them."""
@@ -335,7 +348,8 @@ class Fit:
         found = {}
         for stage in self.plan.names:
             if stage in self.timings and (training := self.plan.training(stage)):
-                found[f"{stage} training clips/s"] = training["steps"] * training["batch_size"] / self.timings[stage]
+                clips = training["steps"] * clips_a_step(self._train_clips(), self.plan.batch_sizes[stage])
+                found[f"{stage} training clips/s"] = clips / self.timings[stage]
         if "sampling" in self.timings:
             found["samples/s"] = self.config["evaluation"]["samples"] / self.timings["sampling"]
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from vidgen import hub
 from vidgen.cli import doctor
 from vidgen.cli.device import autocast, choose_device
 from vidgen.config import command_groups
-from vidgen.data.batches import ClipBatches, Order, facts, to_video
+from vidgen.data.batches import Order, buckets_of, collate, facts, to_video
+from vidgen.data.buckets import AUTO, batch_sizes, listed, named
 from vidgen.errors import UserError
 from vidgen.evaluation.measure import pair_metrics
+from vidgen.latents import Shape
 from vidgen.registry import build
 from vidgen.routes import fitted, pair
 from vidgen.runs import check_writable, find_run, follow, run_folders
@@ -37,6 +39,9 @@ SLOW = 30.0
 MEASURED = 512
 """Training clips over which the mean and deviation of a tokenizer's latents are measured."""
 
+FROZEN_BATCH = 8
+"""Clips that a tokenizer that is not trained is measured on at a time."""
+
 NOT_OF_THE_RECIPE = ("resume", "reuse", "command", "runs", "logger", "choices")
 
 
@@ -53,6 +58,8 @@ class Plan:
         wrapped: whether the tokenizer is trained with scales because the generator goes from coarse to fine: its config says how.
         fingerprint: of all that decides the result: two runs with the same one are the same run.
         tokenizer_fingerprint: of all that decides the tokenizer's weights.
+        buckets: the parts of the data whose clips have one size each, the data itself where all have.
+        batch_sizes: clips of each bucket in a batch of each stage.
         resumed: the unfinished run that is gone on with, locked.
         precision: ``bf16`` or ``fp32``; that of the run gone on with, so that it goes on the same.
     """
@@ -83,10 +90,14 @@ class Plan:
         self.tokenizer = self.fresh_tokenizer()
         self._check_size()
         self.data = build("data", config["data"])
+        self.buckets = buckets_of(self.data)
+        if len(self.buckets) > 1:
+            self._check_buckets([bucket.shape for bucket in self.buckets])
         self.tokenizer.spec.grid(self.data.shape)
         self.told = {name: list(known) for name, known in facts(self.data).items()}
         self.num_classes = len(self.data.class_names)
         self.generator = self.fresh_generator(self.tokenizer) if "generator" in self.names else None
+        self.batch_sizes = {stage: self._batch_sizes(stage) for stage in stages}
         if self.generator is not None:
             self._check_clips()
         self.route = self._route()
@@ -155,12 +166,11 @@ class Plan:
     def lines(self) -> dict[str, str]:
         """What will be done, line by line."""
         spec, names = self.tokenizer.spec, self.names
-        frames, height, width = self.data.shape
         labels = f"{self.num_classes} labels ({', '.join(self.data.class_names)})" if self.num_classes else "no labels"
         codes = f"{spec.vocab_size} codes" if spec.vocab_size else f"{spec.channels} continuous channels"
         stride = "x".join(map(str, spec.stride))
         lines = {
-            "data": f"{self.config['choices']['data']}: {frames}x{height}x{width} clips, {labels}",
+            "data": f"{self.config['choices']['data']}: {self._sizes()}, {labels}",
             "tokenizer": f"{names['tokenizer']}: {codes}, stride {stride}, {self._work('tokenizer', self.tokenizer)}",
         }
         if self.generator is not None:
@@ -170,6 +180,12 @@ class Plan:
             lines["init"] = f"weights of {self.config['init']}"
         lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads"
         return lines
+
+    def _sizes(self) -> str:
+        """The sizes of the clips, with how many train in an epoch where there are several."""
+        if len(self.buckets) == 1:
+            return f"{named(self.data.shape)} clips"
+        return ", ".join(f"{named(bucket.shape)} ({bucket.size('train')})" for bucket in self.buckets) + " clips"
 
     def _route(self) -> str:
         """What the generator does with the latents, by which head, and what that asks of the tokenizer."""
@@ -181,7 +197,8 @@ class Plan:
     def _work(self, stage: str, part: torch.nn.Module) -> str:
         training = self.training(stage)
         size = sum(weight.numel() for weight in part.parameters()) / 1e6
-        work = f"{training['steps']} steps of {training['batch_size']}" if training else f"frozen, measured on {MEASURED}"
+        clips = "/".join(map(str, self.batch_sizes[stage]))
+        work = f"{training['steps']} steps of {clips}" if training else f"frozen, measured on {MEASURED}"
         return f"{size:.1f} M parameters, {work}"
 
     def estimate(self) -> dict[str, float]:
@@ -189,7 +206,7 @@ class Plan:
         found: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             tokenizer = self.fresh_tokenizer().to(self.device)
-            batch = next(iter(ClipBatches(self.data, batch_size=1, seed=self.seed, first=0, last=1)))
+            batch = collate([self.data.clip("train", 0)])
             clip = batch["video"].to(self.device)
             if self.training("tokenizer") and self.trained_tokenizer() is None:
                 task: Task = tokenizer_task(tokenizer, self.config["tokenizer"], self.seed, self.data)
@@ -205,7 +222,7 @@ class Plan:
     def seconds(self, task: Task, clips: Callable[[int], Any]) -> float:
         """Seconds of all steps of ``task``; ``clips`` makes a batch of so many clips."""
         of_a_step = partial(loop.seconds_a_step, precision=self.precision, device=self.device)
-        batch_size = task.recipe.batch_size
+        batch_size = self.batch_sizes[task.stage][0]
         scaled = batch_size * of_a_step(task, clips(1), repeats=1)
         return task.recipe.steps * (scaled if scaled > SLOW else of_a_step(task, clips(batch_size)))
 
@@ -240,13 +257,34 @@ class Plan:
 
     def _check_size(self) -> None:
         """Sees that the stride divides the size of the clips before the data is opened: to read a folder of videos takes long."""
-        size = [self.config["data"].get(axis) for axis in ("frames", "height", "width")]
+        data = self.config["data"]
+        if data.get("buckets") not in (None, AUTO):
+            self._check_buckets(listed(data["buckets"]))
+            return
+        size = [data.get(axis) for axis in ("frames", "height", "width")]
         if None not in size:
-            self.tokenizer.spec.grid(tuple(size))
+            self.tokenizer.spec.grid((size[0], size[1], size[2]))
+
+    def _check_buckets(self, shapes: Sequence[Shape]) -> None:
+        for shape in shapes:
+            try:
+                self.tokenizer.spec.grid(shape)
+            except UserError as error:
+                raise UserError(f"The bucket {named(shape)} of data.buckets does not suit this tokenizer. {error}") from error
+
+    def _batch_sizes(self, stage: str) -> tuple[int, ...]:
+        """Clips of each bucket in a batch: its budget of tokens is the data's own, or that of the recipe's batch of the first."""
+        training = self.training(stage)
+        clips = training.get("batch_size", FROZEN_BATCH)
+        if len(self.buckets) == 1:
+            return (clips,)
+        tokens = self.tokenizer.spec.num_tokens
+        budget = getattr(self.data, "tokens", None) or clips * tokens(self.data.shape)
+        return batch_sizes([bucket.shape for bucket in self.buckets], tokens, budget, training.get("accumulate", 1))
 
     def _check_clips(self) -> None:
         """Sees that the latents of one epoch are not endless, where they are to be cached."""
-        clips = self.data.size("train")
+        clips = sum(bucket.size("train") for bucket in self.buckets)
         if self.config["generator"]["training"]["clips"] == 0 and clips > Order.LARGEST:
             raise UserError(
                 f"generator.training.clips=0 caches the latents of an epoch, and this data has {clips} clips in one; "

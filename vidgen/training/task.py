@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from vidgen.data.batches import Order, eval_batches, to_video
+from vidgen.data.batches import BatchOrder, eval_batches, for_each, to_video
 from vidgen.errors import UserError
 from vidgen.latents import Condition, Latent, Losses
 from vidgen.losses.adversarial import Adversary
@@ -354,8 +354,8 @@ class LatentBatches(torch.utils.data.IterableDataset):
     """Training batches of cached latents for steps ``first`` to ``last``; a function of (seed, step) like those of clips.
 
     Args:
-        cache: the latents.
-        batch_size: clips a step and process.
+        cache: the latents; of data with buckets one for each, and every batch is of one of them.
+        batch_size: clips a step and process, one number for all buckets or one for each.
         seed: of their order, and of which cells of them a step trains on.
         first: step.
         last: step, exclusive.
@@ -367,9 +367,9 @@ class LatentBatches(torch.utils.data.IterableDataset):
 
     def __init__(
         self,
-        cache: LatentCache,
+        cache: LatentCache | Sequence[LatentCache],
         *,
-        batch_size: int,
+        batch_size: int | Sequence[int],
         seed: int,
         first: int,
         last: int,
@@ -378,17 +378,18 @@ class LatentBatches(torch.utils.data.IterableDataset):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.cache, self.batch_size, self.seed = cache, batch_size, seed
+        self.caches, self.seed = [cache] if isinstance(cache, LatentCache) else list(cache), seed
+        self.batch_sizes = for_each(batch_size, self.caches)
         self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
         self.windows, self.images = windows, images
 
     def __iter__(self) -> Iterator[tuple[Latent, Condition]]:
-        order = Order(len(self.cache), self.seed)
-        spec = self.cache.spec
-        cells = spec.cells(self.cache.num_frames)
+        order = BatchOrder([len(cache) for cache in self.caches], self.batch_sizes, self.seed, self.ranks)
         for step in range(self.first, self.last):
-            begin = (step * self.ranks + self.rank) * self.batch_size
-            latent, told = self.cache.read([order(position)[0] for position in range(begin, begin + self.batch_size)])
+            bucket, places = order(step, self.rank)
+            cache = self.caches[bucket]
+            latent, told = cache.read([item for item, _ in places])
+            spec, cells = cache.spec, cache.spec.cells(cache.num_frames)
             part = training_cells(spec, cells, self.seed, step, windows=self.windows, images=self.images)
             if part != (0, cells):
                 latent = latent.cells(*part)

@@ -23,11 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from vidgen.data.buckets import AUTO, named
 from vidgen.data.folder.augment import Augment
 from vidgen.data.folder.cache import VERSION, FrameCache, Stored
 from vidgen.data.folder.layout import read_table
+from vidgen.data.folder.sized import read_sized
 from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
+from vidgen.latents import Shape
 
 SPLITS = ("train", "val", "test")
 
@@ -43,6 +46,7 @@ class Video:
         given: the split that the layout puts it in; None for none.
         group: of videos that no split may part, itself where there are no others.
         caption: what is said of it, empty for nothing.
+        bucket: the place of the bucket that it is for; 0 where all clips have one size.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Video:
     given: str | None
     group: str
     caption: str
+    bucket: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +88,23 @@ class Folder:
     **Clips.** A video of n frames gives floor(n / length) clips an epoch. In ``train`` they start at random within equal parts
     of the video, drawn from (seed, name, number of the clip, epoch); in ``val`` and ``test`` evenly spaced, always the same.
 
+    **Sizes.** Every clip is ``frames`` x ``height`` x ``width``, or with ``buckets`` has the size that suits its video: nearest
+    in aspect, then the longest that it fills (:mod:`vidgen.data.buckets`). Each bucket is then split by itself, so that it has
+    clips in every split, where it has videos enough for that; else they are for training. The first bucket is the main one: what
+    knows nothing of buckets, evaluation too, sees its clips alone. Automatic buckets come with the fullest first.
+
     Args:
         path: The folder, or a file of a layout that is one file. Hidden files and folders are ignored, links are followed.
         layout: "auto" or the name of one: ucf101, csv, jsonl, videos, tar, hdf5, arrays or frames.
         fold: Which of UCF-101's three lists of splits.
-        frames: T, frames of a clip.
-        height: H in pixels. The largest centred part of the shape H x W is cut out and resized.
+        frames: T, frames of a clip; of automatic buckets those of the longest.
+        height: H in pixels. The largest centred part of the shape H x W is cut out and resized; automatic buckets have about as
+            many pixels.
         width: W in pixels.
+        buckets: Sizes such as ``17x64x64`` that clips are of, in place of T x H x W; "auto" for a few that suit what is there;
+            None for one size.
+        tokens: Of a training batch, at most, where there are buckets; None for as many as the recipe's ``batch_size`` clips of
+            the main bucket have.
         fps: Frames a second, converted by time stamps: nearest frame, slower files repeat some; None keeps each file's own.
         stride: A clip takes every such frame; its length is ``(frames - 1) * stride + 1`` frames.
         classes: "auto" or "none".
@@ -102,7 +117,8 @@ class Folder:
         cache: Where decoded frames are kept: H * W * 3 bytes a frame.
 
     Attributes:
-        shape: (T, H, W).
+        shape: (T, H, W), of the main bucket where there are several.
+        buckets: The clips of each bucket, data by themselves; () where all have one size.
         layout: The name of the layout that was read.
         class_names: Sorted names of the classes that have usable videos, numbers by their value; () without classes.
         action_names: The numbers of the actions, as words; () of videos without.
@@ -112,8 +128,12 @@ class Folder:
 
     Raises:
         UserError: when an option is out of range, when the folder is missing or holds no video, too few, or too short ones,
-            or when the cache cannot be written.
+            when a bucket cannot be used, or when the cache cannot be written.
     """
+
+    length: int
+    _cache: FrameCache
+    _ends: dict[str, list[int]]
 
     def __init__(
         self,
@@ -124,6 +144,8 @@ class Folder:
         frames: int = 17,
         height: int = 64,
         width: int = 64,
+        buckets: str | Sequence[str] | None = None,
+        tokens: int | None = None,
         fps: float | None = None,
         stride: int = 1,
         classes: str = "auto",
@@ -138,28 +160,36 @@ class Folder:
         _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
         _check_choice("classes", classes, ("auto", "none"))
         _check_choice("split_by", split_by, ("file", "time"))
+        _check_tokens(tokens, buckets)
         self.augment = Augment(mirror=mirror, zoom=zoom, light=light)
-        self.shape = (frames, height, width)
-        self.seed, self.stride = seed, stride
+        self.shape: Shape = (frames, height, width)
+        self.seed, self.stride, self.tokens = seed, stride, tokens
         fps, split = None if fps is None else float(fps), [float(share) for share in split]
-        self.length = (frames - 1) * stride + 1
         self.root, table = read_table(path, layout=layout, classes=classes == "auto", fold=fold, index=Path(cache).resolve())
         self.layout = table.layout
         if fps is not None and table.timeless:
             raise UserError(f"{self.root} ({table.words}) states no times that data.fps={fps:g} could convert: use data.stride.")
-        self._cache = FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
 
-        items = table.items
+        def frames_at(height: int, width: int) -> FrameCache:
+            return FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
+
+        items, self._pieces = table.items, 1 if split_by == "file" else len(SPLITS)
         if split_by == "time":
             _check_free(self.root, items)
-        stored, broken, fresh = self._cache.add(self.root, items)
-        usable, unused = self._usable(stored, pieces=1 if split_by == "file" else len(SPLITS))
+        if buckets is None:
+            self._shapes, self._caches, place = [self.shape], [frames_at(height, width)], {item.name: 0 for item in items}
+            stored, broken, fresh = self._caches[0].add(self.root, items)
+        else:
+            found = read_sized(self.root, items, buckets=buckets, shape=self.shape, needed=self._needed, cache=frames_at)
+            self._shapes, self._caches, place = found.shapes, found.caches, found.bucket
+            stored, broken, fresh = found.stored, found.broken, found.fresh
+        usable, unused = self._usable(stored, least=min(map(self._needed, self._shapes)))
         self.skipped = sorted([*table.skipped, *{**broken, **unused}.items()])
         if fresh:
             print(f"Read {self.root} as {table.words}.", file=sys.stderr)
             _report(self.skipped, self.root)
         if not usable:
-            raise UserError(self._nothing_usable(stored))
+            raise UserError(self._nothing_usable(stored, option="data.frames" if buckets in (None, AUTO) else "data.buckets"))
 
         kept = [item for item in items if item.name in usable]
         self.class_names = _class_names(table, kept)
@@ -174,24 +204,32 @@ class Folder:
                 given=item.split,
                 group=item.group or item.name,
                 caption=item.caption or "",
+                bucket=place[item.name],
             )
             for item in kept
         ]
         cut = self._split_by_file if split_by == "file" else self._split_by_time
         self._spans = cut(dict(zip(SPLITS, split, strict=True)))
-        self._ends = {part: list(accumulate(map(self._clips, spans))) for part, spans in self._spans.items()}
         self.fingerprint = _digest(
             {
                 "pixels": [VERSION, height, width, fps],
                 "clips": [frames, stride, seed, split, split_by, classes, mirror, zoom, light],
                 "files": [(video.name, video.stored.sha256) for video in self.videos],
                 **_told(table, kept),
+                **({} if buckets is None else {"buckets": self._shapes, "tokens": tokens}),
             }
         )
+        self.buckets: tuple[Folder, ...] = ()
+        parts = [self._only(place) for place in range(len(self._shapes))]
+        if buckets is not None:
+            self.buckets = self._filled(parts, auto=buckets == AUTO)
+        main = (self.buckets or parts)[0]
+        self.shape, self.length = main.shape, main.length
+        self._cache, self._spans, self._ends = main._cache, main._spans, main._ends
 
     def size(self, split: str) -> int:
         """Distinct clips in one epoch of ``train``, ``val`` or ``test``."""
-        return self._ends[split][-1]
+        return self._ends[split][-1] if self._ends[split] else 0
 
     def clip(self, split: str, index: int, epoch: int = 0) -> dict[str, Any]:
         """One clip, a pure function of the arguments, the seed and the files.
@@ -225,11 +263,60 @@ class Folder:
         """The same clips without augmentation."""
         other = copy(self)
         other.augment = Augment(mirror=0.0, zoom=0.0, light=0.0)
+        other.buckets = tuple(bucket.plain() for bucket in self.buckets)
         return other
 
     def files(self, split: str) -> list[str]:
         """The names of the files that ``train``, ``val`` or ``test`` takes its clips from, in the order of the clips."""
         return [span.video.name for span in self._spans[split]]
+
+    def _only(self, bucket: int) -> Folder:
+        """The clips of one bucket alone."""
+        other = copy(self)
+        other.shape, other._cache = self._shapes[bucket], self._caches[bucket]
+        other.length = self._length(other.shape[0])
+        other._spans = {part: [span for span in spans if span.video.bucket == bucket] for part, spans in self._spans.items()}
+        other._ends = {part: list(accumulate(map(other._clips, spans))) for part, spans in other._spans.items()}
+        other.fingerprint = _digest([self.fingerprint, other.shape])
+        return other
+
+    def _filled(self, parts: Sequence[Folder], *, auto: bool) -> tuple[Folder, ...]:
+        """The buckets that there are training clips for; the first has clips in every split.
+
+        Automatic ones come with the most training clips first; of given ones none may be empty.
+        """
+        filled = [part for part in parts if part.size("train")]
+        whole = [part for part in filled if all(map(part.size, SPLITS))]
+        if auto:
+            filled.sort(key=lambda part: (part not in whole, -part.size("train")))
+        elif len(filled) < len(parts):
+            empty = next(part for part in parts if part not in filled)
+            longest, needed = max(video.stored.frames for video in self.videos), self._needed(empty.shape)
+            reason = (
+                f"the longest video has {longest} of the {needed} frames that it needs"
+                if longest < needed
+                else "those that are long enough are nearer in aspect to another, or fill a longer or larger one of that aspect"
+            )
+            raise UserError(
+                f"data.buckets holds {named(empty.shape)}, which no training video of {self.root} is for ({reason}): leave it "
+                "out, or say data.buckets=auto."
+            )
+        if filled[0] not in whole:
+            lacking = " or ".join(split for split in SPLITS if not filled[0].size(split))
+            instead = f"begin with {named(whole[0].shape)}" if whole else "add videos, or give fewer buckets"
+            raise UserError(
+                f"The first bucket, {named(filled[0].shape)}, is what evaluation is on, and {self.root} has no {lacking} clips "
+                f"for it: {instead}."
+            )
+        return tuple(filled)
+
+    def _length(self, frames: int) -> int:
+        """Frames of a video that a clip of ``frames`` frames takes."""
+        return (frames - 1) * self.stride + 1
+
+    def _needed(self, shape: Shape) -> int:
+        """Frames that a video must have for clips of ``shape``, in every split where its own time is split."""
+        return self._pieces * self._length(shape[0])
 
     def _clips(self, span: Span) -> int:
         return (span.end - span.begin) // self.length
@@ -243,8 +330,8 @@ class Folder:
         drawn = int(_digest(["start", self.seed, span.video.name, number, epoch])[:16], 16)
         return low + drawn % (high - low)
 
-    def _usable(self, stored: Mapping[str, Stored], pieces: int) -> tuple[set[str], dict[str, str]]:
-        """Names of the videos to use, and why the others are not: too short for ``pieces`` clips, or a copy of another."""
+    def _usable(self, stored: Mapping[str, Stored], least: int) -> tuple[set[str], dict[str, str]]:
+        """Names of the videos to use, and why the others are not: they have less than ``least`` frames, or are copies."""
         usable: set[str] = set()
         unused: dict[str, str] = {}
         first: dict[str, str] = {}
@@ -252,8 +339,8 @@ class Folder:
         for name, video in stored.items():
             if acting and not video.moves:
                 unused[name] = "it has no actions, and others have"
-            elif video.frames < self.length * pieces:
-                unused[name] = f"it has {video.frames} of the {self.length * pieces} frames needed"
+            elif video.frames < least:
+                unused[name] = f"it has {video.frames} of the {least} frames needed"
             elif video.sha256 in first:
                 unused[name] = f"it is a copy of {first[video.sha256]}"  # or one clip could be in two splits
             else:
@@ -261,7 +348,7 @@ class Folder:
                 usable.add(name)
         return usable, unused
 
-    def _nothing_usable(self, stored: Mapping[str, Stored]) -> str:
+    def _nothing_usable(self, stored: Mapping[str, Stored], *, option: str) -> str:
         if not stored:
             name, reason = self.skipped[0]
             return (
@@ -269,34 +356,47 @@ class Folder:
                 "give data.path=FOLDER with videos that play."
             )
         longest = max(stored, key=lambda name: stored[name].frames)
+        frames = min(shape[0] for shape in self._shapes)
+        asked = f"{option}={frames}" if option == "data.frames" else f"{frames} frames (the shortest of {option})"
         return (
             f"No video in {self.root} is long enough: the longest, {longest}, has {stored[longest].frames} frames, and clips "
-            f"of data.frames={self.shape[0]} with data.stride={self.stride} need {self.length} (three times that with "
-            "data.split_by=time): lower data.frames or data.stride, or give data.path=FOLDER with longer videos."
+            f"of {asked} with data.stride={self.stride} need {self._length(frames)} (three times that with "
+            f"data.split_by=time): lower {option} or data.stride, or give data.path=FOLDER with longer videos."
         )
 
     def _split_by_file(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
         parts: dict[str, list[Video]] = {part: [v for v in self.videos if v.given == part] for part in SPLITS}
-        pool = self._stratified(parts["train"] or [video for video in self.videos if video.given is None])
+        free = parts["train"] or [video for video in self.videos if video.given is None]
         empty = [part for part in SPLITS if part == "train" or not parts[part]]
-        if len(pool) < len(empty):
-            grouped = f" in {len(pool)} groups that no split may part" if any(len(group) > 1 for group in pool) else ""
+        home: dict[str, int] = {}  # of a group: no split may part it, and its videos may be for several buckets
+        for video in free:
+            home.setdefault(video.group, video.bucket)
+        pools = [self._stratified([v for v in free if home[v.group] == bucket]) for bucket in range(len(self._shapes))]
+        fullest = max(pools, key=len)
+        if len(fullest) < len(empty):
+            grouped = f" in {len(fullest)} groups that no split may part" if any(len(group) > 1 for group in fullest) else ""
+            where = " in the fullest bucket" if len(pools) > 1 else ""
             raise UserError(
-                f"{self.root} has too few usable videos, {sum(map(len, pool))}{grouped} for {len(empty)} splits "
+                f"{self.root} has too few usable videos, {sum(map(len, fullest))}{where}{grouped} for {len(empty)} splits "
                 f"({', '.join(empty)}){_left_out(self.skipped)}: add videos, or say data.split_by=time to cut each into three "
                 "spans of time."
             )
-        begin = 0
-        for part, end in zip(empty, _ends(len(pool), [shares[part] for part in empty], least=1), strict=True):
-            parts[part], begin = [video for group in pool[begin:end] for video in group], end
+        parts |= {part: [] for part in empty}
+        for pool in pools:
+            few = len(pool) < len(empty)  # too few for every split are for training
+            ends = [len(pool)] * len(empty) if few else _ends(len(pool), [shares[part] for part in empty], least=1)
+            begin = 0
+            for part, end in zip(empty, ends, strict=True):
+                parts[part] += [video for group in pool[begin:end] for video in group]
+                begin = end
         whole = {part: sorted(videos, key=lambda video: video.name) for part, videos in parts.items()}
         return {part: [Span(video=v, begin=0, end=v.stored.frames) for v in videos] for part, videos in whole.items()}
 
     def _split_by_time(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
         spans: dict[str, list[Span]] = {part: [] for part in SPLITS}
         for video in self.videos:
-            begin = 0
-            for part, end in zip(SPLITS, _ends(video.stored.frames, list(shares.values()), self.length), strict=True):
+            begin, length = 0, self._length(self._shapes[video.bucket][0])
+            for part, end in zip(SPLITS, _ends(video.stored.frames, list(shares.values()), length), strict=True):
                 spans[part].append(Span(video=video, begin=begin, end=end))
                 begin = end
         return spans
@@ -367,6 +467,15 @@ def _left_out(skipped: Sequence[tuple[str, str]]) -> str:
 def _report(skipped: Sequence[tuple[str, str]], root: Path) -> None:
     for name, reason in skipped:
         print(f"Left out {root / name}: {reason}.", file=sys.stderr)
+
+
+def _check_tokens(tokens: int | None, buckets: str | Sequence[str] | None) -> None:
+    if tokens is None:
+        return
+    if buckets is None:
+        raise UserError(f"data.tokens={tokens} is for buckets: say data.buckets=auto too, or set a recipe's training.batch_size.")
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise UserError(f"data.tokens={tokens} is no number of tokens: give a whole number from 1 on.")
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
