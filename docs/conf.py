@@ -115,6 +115,17 @@ class Names(SphinxTransform):
                 link += node
 
 
+class Figures(SphinxTransform):
+    """Short cells of tables, such as a figure with its interval, are not broken over lines: wide tables scroll."""
+
+    default_priority = 9
+
+    def apply(self, **kwargs: Any) -> None:
+        for cell in self.document.findall(nodes.entry):
+            if len(cell.astext()) <= 24 and not isinstance(cell.parent.parent, nodes.thead):
+                cell["classes"].append("short")
+
+
 # Links ------------------------------------------------------------------------------------------------------------------
 
 
@@ -150,3 +161,4 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", lead_page)
     app.connect("include-read", lead_included)
     app.add_transform(Names)
+    app.add_transform(Figures)

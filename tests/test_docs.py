@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import pytest
 
 from vidgen import config
 from vidgen.cli import COMMANDS, COMPOSED, main
-from vidgen.cli.compose import compose, sweep
+from vidgen.cli.compose import compose
 from vidgen.cli.mistakes import look
 from vidgen.evaluation.rows import read
 
@@ -147,6 +148,18 @@ def commands() -> Iterator[tuple[str, str]]:
             yield document, found
 
 
+def combinations(words: list[str]) -> Iterator[list[str]]:
+    """What ``-m`` runs, but for the words of Hydra's launchers, which are packages that need not be here; else the words."""
+    if "-m" not in words:
+        yield words
+        return
+    own = [word for word in words if word != "-m" and not word.startswith("hydra")]
+    several = [word.split(",") if "[" not in word else [word] for word in own]
+    for values in product(*several):
+        keys = [word.partition("=")[0] for word in own]
+        yield [value if "=" in value else f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+
+
 @pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
 def test_commands_can_be_given(document: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -154,13 +167,10 @@ def test_commands_can_be_given(document: str, command: str, tmp_path: Path, monk
     assert name in COMMANDS or name.startswith("--")
     made_here = {Path(file).stem for file in EXAMPLES}
     words = [word for word in words if word.partition("=")[2] not in made_here]
-    if "-m" in words:  # each combination, by Hydra's own launcher: others are packages that need not be here
-        composed: list[dict[str, object]] = []
-        sweep(name, [word for word in words if word != "-m" and not word.startswith("hydra")], composed.append)
-        assert len(composed) > 1
-    elif name in COMPOSED and "--help" not in words:
-        look(name, words)
-        compose(name, words)
+    if name in COMPOSED and "--help" not in words:
+        for combination in combinations(words):
+            look(name, combination)
+            compose(name, combination)
     elif name not in ("doctor", "data"):  # which need a machine and videos
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert main([name, *words]) == 0
