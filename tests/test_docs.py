@@ -14,15 +14,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from vidgen import config, hub
+from vidgen import config
 from vidgen.cli import COMMANDS, COMPOSED, main
 from vidgen.cli.compose import compose
+from vidgen.cli.mistakes import look
 from vidgen.evaluation.rows import read
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,18 @@ def test_the_readme_shows_both_commands_by_themselves() -> None:
     shown = [line for block in BLOCKS if block.document == "README.md" for line in block.text.splitlines()]
     assert shown.count(FIT) == shown.count(TEST) == 1
     assert TEXTS["README.md"].index(FIT) < TEXTS["README.md"].index(TEST) < 3000
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) < 150
+
+
+def test_every_page_is_in_the_site() -> None:
+    """In the index's tables of contents, once; and the README leads to all that are read first."""
+    listed = re.findall(r"^([a-z]+)$", TEXTS["docs/index.md"], re.MULTILINE)
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert sorted(listed) == sorted(pages)
+    assert pages - set(re.findall(r"\(docs/(\w+)\.md\)", TEXTS["README.md"])) == {"contributing", "changelog"}
 
 
 def test_ci_runs_the_readmes_commands() -> None:
@@ -128,11 +141,23 @@ def test_links_lead_somewhere(document: str, link: str) -> None:
 def commands() -> Iterator[tuple[str, str]]:
     for block in BLOCKS:
         for line in block.text.splitlines() if block.language in ("bash", "") else []:
-            if match := re.search(r"(?:^|&& )(vidgen .*?)(?:\s+#.*)?$", line):
+            if match := re.search(r"(?:^|&& |^\w+=\S+ |^srun )(vidgen .*?)(?: &)?(?:\s+#.*)?$", line):
                 yield block.document, match[1]
     for document, text in TEXTS.items():
         for found in re.findall(r"`(vidgen \w+[^`]*)`", prose(text)):
             yield document, found
+
+
+def combinations(words: list[str]) -> Iterator[list[str]]:
+    """What ``-m`` runs, but for the words of Hydra's launchers, which are packages that need not be here; else the words."""
+    if "-m" not in words:
+        yield words
+        return
+    own = [word for word in words if word != "-m" and not word.startswith("hydra")]
+    several = [word.split(",") if "[" not in word else [word] for word in own]
+    for values in product(*several):
+        keys = [word.partition("=")[0] for word in own]
+        yield [value if "=" in value else f"{key}={value}" for key, value in zip(keys, values, strict=True)]
 
 
 @pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
@@ -140,12 +165,12 @@ def test_commands_can_be_given(document: str, command: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     _, name, *words = shlex.split(command)
     assert name in COMMANDS or name.startswith("--")
-    if "-m" in words:  # of several values the first
-        words = [re.sub(r",.*", "", word) for word in words if word != "-m"]
     made_here = {Path(file).stem for file in EXAMPLES}
     words = [word for word in words if word.partition("=")[2] not in made_here]
     if name in COMPOSED and "--help" not in words:
-        compose(name, words)
+        for combination in combinations(words):
+            look(name, combination)
+            compose(name, combination)
     elif name not in ("doctor", "data", "compare"):  # which need a machine, videos and runs
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert main([name, *words]) == 0
@@ -163,8 +188,9 @@ def test_scripts_take_the_options_that_are_shown() -> None:
     lines = [line for block in BLOCKS if block.language == "bash" for line in block.text.splitlines()]
     scripts = [shlex.split(line, comments=True) for line in lines if line.startswith("python ")]
     assert scripts
+    usages = {script: python(script, "--help").stdout for script in {script for _, script, *_ in scripts}}
     for _, script, *words in scripts:
-        usage = python(script, "--help").stdout
+        usage = usages[script]
         assert usage.startswith(f"usage: {Path(script).name}")
         assert all(word in usage for word in words if word.startswith("--"))
 
@@ -172,26 +198,10 @@ def test_scripts_take_the_options_that_are_shown() -> None:
 # Python
 
 
-def test_the_library_face_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_face_of_the_readme_is_ten_lines() -> None:
+    """That it runs is seen in ``test_docs_run.py``."""
     (face,) = [block.text for block in BLOCKS if block.document == "README.md" and block.language == "python"]
     assert len([line for line in face.splitlines() if line and not line.startswith(("import", "#"))]) <= 10
-    monkeypatch.chdir(tmp_path)
-    tokenizer = hub.build_tokenizer(config.load("tokenizer", "lfq", {"backbone": {"widths": [16]}}))
-    recipe = config.load("generator", "dit", {"width": 32, "depth": 1, "heads": 2, "steps": 2})
-    generator = hub.build_generator(recipe, space=tokenizer.space, num_classes=3)
-    about = {
-        "tokenizer": config.load("tokenizer", "lfq", {"backbone": {"widths": [16]}}),
-        "generator": recipe,
-        "num_classes": 3,
-        "class_names": ["bounce", "gravity", "orbit"],
-        "shape": [17, 32, 32],
-    }
-    hub.save(tmp_path / "runs" / "latest" / "model", tokenizer=tokenizer, generator=generator, config=about)
-    space: dict[str, object] = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(face, "README.md", "exec"), space)
-    assert isinstance(space["video"], torch.Tensor)
-    assert space["video"].shape[1:] == (3, 17, 32, 32)
 
 
 # The examples of CONTRIBUTING.md
@@ -276,7 +286,8 @@ def test_tables_are_as_rendered() -> None:
 
 def test_no_figure_of_a_result_is_typed_by_hand() -> None:
     """Outside of rendered tables and code, no document states decibels, per cent of legal samples, or minutes."""
-    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/training.md"):
+    pages = ("start", "concepts", "commands", "benchmark", "training", "recipes", "adding", "design", "faq")
+    for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in pages)):
         text = re.sub(r"<!-- ([\w-]+):begin -->.*?<!-- \1:end -->", "", prose(TEXTS[document]), flags=re.DOTALL)
         found = re.findall(r"\b\d+(?:\.\d+)?\s*(?:dB|minutes?|min|hours?|seconds?)\b", re.sub(r"`[^`]*`", "", text))
         assert not found, f"{document}: {found}"

@@ -1,6 +1,6 @@
 """What each kind of part promises, as typing protocols: satisfy one, and every other part of the library works with yours.
 
-See ``docs/design.md`` for how they meet. Nothing here needs torch to be imported.
+See ``docs/concepts.md`` for how they meet. Nothing here needs torch to be imported.
 """
 
 from __future__ import annotations

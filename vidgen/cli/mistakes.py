@@ -77,7 +77,8 @@ def look(command: str, words: Sequence[str]) -> None:
     plain = [match.groups() for word in words if (match := PLAIN.fullmatch(word))]
     groups = command_groups(command)
     choices = {key: None if value == "null" else value for key, value in plain if key in groups}
-    if any(key.startswith("hydra") or ("/" in key and key not in groups) or key in SEVERAL for key, _ in plain):
+    keys = [word.partition("=")[0] for word in words]  # of lists too, which are not plain
+    if any(key.startswith("hydra") or ("/" in key and key not in groups) or key in SEVERAL for key in keys):
         return  # Hydra's own, a part that only another one has, or one of several
     with pointing_to_help(command):
         for group, name in choices.items():
