@@ -262,7 +262,7 @@ def test_magvit2_is_of_the_published_shape() -> None:
 
 
 def test_every_null_option_has_a_type() -> None:
-    """Else any value would be taken for it; but for a label and an action, which are names or numbers."""
+    """Else any value would be taken for it; but for a label and an action, names or numbers, and buckets, a word or sizes."""
 
     def nulls(values: Any, where: str = "") -> Iterator[str]:
         for key, value in values.items():
@@ -276,7 +276,7 @@ def test_every_null_option_has_a_type() -> None:
     for group, name in RECIPES:
         where = f"{group}/{name}" if group in config.SEVERAL else group
         found |= set(nulls(config.load(group, name), where.replace("/", ".")))
-    assert found - set(config.NULLABLE) == {"label", "action"}
+    assert found - set(config.NULLABLE) == {"label", "action", "data.buckets"}
     assert set(config.NULLABLE) <= found
 
 

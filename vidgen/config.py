@@ -36,6 +36,7 @@ NULLABLE: dict[str, Any] = {
     "continue": "FILE",
     "data.fps": 10.0,
     "data.path": "FOLDER",
+    "data.tokens": 200000,
     "evaluation.guidance_scale": 1.5,
     "evaluation.steps": 50,
     "extractor.path": "FILE",
