@@ -174,19 +174,6 @@ def _fitted(x: Tensor, y: Tensor, at: Tensor, penalty: float) -> Tensor:
     return at @ x.T @ torch.linalg.solve(kernel, y - target) + target
 
 
-@torch.no_grad()
-def kl_rate(tokenizer: Any, data: Data, split: str) -> float:
-    """Mean divergence of the posterior from N(0, I) in bits per pixel: what bits-back coding of ``kl``'s latents would cost."""
-    bits, pixels = 0.0, 0
-    for batch in eval_batches(data, split, CLIPS, BATCHED):
-        latent = tokenizer.encode(to_video(batch["video"]))
-        mean = tokenizer.standardise.inverse(latent.h)
-        logvar = latent.logvar + 2 * tokenizer.standardise.std.log().view(1, -1, 1, 1, 1)
-        bits += float(0.5 * (mean.square() + logvar.exp() - 1 - logvar).double().sum() / np.log(2))
-        pixels += batch["video"][..., 0].numel()
-    return bits / pixels
-
-
 # H.264 --------------------------------------------------------------------------------------------------------------------
 
 
@@ -255,8 +242,6 @@ def run_cell(cell: Cell, runs: Path, footage: Path | None) -> list[Record]:
         row("tokenizer/steps_per_second", spent / BATCH, f"batches of {BATCH}, with validation and previews", STEPS[cell.data])
     )
     if model.tokenizer.spec.levels is None:
-        rate = kl_rate(model.tokenizer, data, "test")
-        records.append(row("tokenizer/bits_per_pixel", rate, "mean divergence from the prior", CLIPS))
         cells_per_pixel = model.tokenizer.spec.num_tokens(data.shape) / np.prod(data.shape)
         stored = 16 * model.tokenizer.spec.channels * float(cells_per_pixel)
         records.append(row("tokenizer/stored_bits_per_pixel", stored, "16 bits a channel", CLIPS))

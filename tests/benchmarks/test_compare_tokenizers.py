@@ -10,8 +10,6 @@ import pytest
 import rates
 import torch
 
-from vidgen.data.batches import to_video
-
 
 class Perfect:
     """A tokenizer that loses nothing but what ``shift`` columns take away."""
@@ -93,17 +91,6 @@ def test_h264_counts_its_stream_without_remarks_and_gives_all_frames_back() -> N
         errors.append(np.square(back.astype(float) - clip).mean())
     assert 100 < sizes[1] < sizes[0] < clip.nbytes / 20
     assert errors[0] < errors[1] < 100
-
-
-def test_the_rate_of_a_gaussian_is_its_divergence() -> None:
-    """Whatever the latents were standardised by: means of 3 and a variance of 1 cost 4.5 nats a channel."""
-    standardise = SimpleNamespace(inverse=lambda h: h * 2 + 1, std=torch.tensor([2.0, 2.0]))
-    latent = SimpleNamespace(h=torch.ones(1, 2, 1, 1, 1), logvar=torch.full((1, 2, 1, 1, 1), -2 * np.log(2.0)))
-    tokenizer = SimpleNamespace(encode=lambda video: latent, standardise=standardise)
-    clip = {"video": np.zeros((1, 3, 5, 3), dtype=np.uint8), "label": -1}
-    data = SimpleNamespace(size=lambda split: 1, clip=lambda split, index: clip)
-    assert compare.kl_rate(tokenizer, data, "test") == pytest.approx(2 * 4.5 / np.log(2) / 15, rel=1e-5)
-    assert to_video(torch.zeros(1, 1, 3, 5, 3)).shape == (1, 3, 1, 3, 5)
 
 
 def test_the_codec_is_read_between_its_qualities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from vidgen.data.worlds.recipe import GROUND
 from vidgen.errors import UserError
 from vidgen.evaluation.flops import Flops
 from vidgen.hub import Model
-from vidgen.latents import Condition, Shape
+from vidgen.latents import Condition, Latent, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
 from vidgen.metrics.legality import ALIKE, MISFIT, READABLE, RESIDUAL, RESIDUAL_MOST, SIZE, STRAY, wilson
 from vidgen.metrics.physics import FOLLOWED, Findings, Physics
@@ -35,6 +35,7 @@ from vidgen.registry import build, find, options
 PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
 SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
 RATE_RULE = "log2 of the joint vocabulary"
+DIVERGENCE_RULE = "mean divergence of the posterior from N(0, I)"
 JUDGE_RULES = {
     "appearance_legal": f"radius constant within {100 * SIZE:g} %, at most {STRAY:g} px of coverage stray",
     "law_legal": f"within {RESIDUAL:g} px RMS and {RESIDUAL_MOST:g} px at most of a lawful motion",
@@ -156,12 +157,13 @@ def measure_tokenizer(
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
     ground = _ground(data)
     examples: list[tuple[np.ndarray, np.ndarray]] = []
-    seen = 0
+    seen, bits = 0, 0.0
     for batch in eval_batches(data, split, count, batch_size):
         video = to_video(batch["video"].to(device))
         with torch.no_grad(), precision():
             latent = tokenizer.encode(video)
             back = tokenizer.decode(latent).clamp(-1, 1)
+        bits += divergence(tokenizer, latent)
         psnr.update(back, video)
         if min(video.shape[-2:]) >= SSIM_WINDOW:
             ssim.update(back, video)
@@ -217,12 +219,26 @@ def measure_tokenizer(
             Result(name=f"codebook/{name}", value=number, n=seen, protocol=rule) for name, number in numbers.items()
         ]
         found.histogram = usage.histogram()
-    rate = tokenizer.spec.bits_per_pixel(data.shape)
+    rate, rule = tokenizer.spec.bits_per_pixel(data.shape), RATE_RULE
+    if rate is None and bits:
+        rate, rule = bits / (seen * math.prod(data.shape)), DIVERGENCE_RULE
     if rate is not None:
-        found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol=RATE_RULE))
+        found.results.append(Result(name="tokenizer/bits_per_pixel", value=rate, n=seen, protocol=rule))
     for judge in (originals, again):
         found.results += judge.results() + judge.failures()
     return found
+
+
+def divergence(tokenizer: Any, latent: Latent) -> float:
+    """Bits by which the posteriors of a batch diverge from the prior N(0, I), which bits-back coding of them would cost.
+
+    0 for latents without a posterior, and of a tokenizer that does not tell by what it standardises.
+    """
+    if latent.logvar is None or latent.h is None or not hasattr(tokenizer, "standardise"):
+        return 0.0
+    mean = tokenizer.standardise.inverse(latent.h)
+    logvar = latent.logvar + 2 * tokenizer.standardise.std.log().view(1, -1, 1, 1, 1)
+    return float(0.5 * (mean.square() + logvar.exp() - 1 - logvar).double().sum() / math.log(2))
 
 
 @dataclass(frozen=True, kw_only=True)
