@@ -99,7 +99,7 @@ def test_the_codebook_is_counted_over_all_clips():
 
 
 class Gaussian(Oracle):
-    """Its latents were standardised by a mean of 1 and a deviation of 2; before that their means are 3 and their variance is 1."""
+    """Its latents were standardised by a mean of 1 and a deviation of 2; before that, means are 3 and the variance is 1."""
 
     spec = LatentSpec(channels=2, stride=(4, 4, 4), causal=True)
     standardise = SimpleNamespace(inverse=lambda h: h * 2 + 1, std=torch.tensor([2.0, 2.0]))
