@@ -1,8 +1,9 @@
 """``folder``: videos as people have them, in any of the layouts that ``layout.py`` reads, of any size and frame rate.
 
-The first use decodes every video (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them
-(``cache.py``); later uses only look whether one has changed. A video that does not decode from end to end, is too short
-for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print and in ``skipped``.
+The first use decodes every video (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them, or
+notes where they are (``cache.py``); later uses only look whether one has changed. A video that does not decode from end to
+end, is too short for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print
+and in ``skipped``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from vidgen.data.folder.augment import Augment
-from vidgen.data.folder.cache import VERSION, FrameCache, Stored
+from vidgen.data.folder.cache import VERSION, Stored, choose
 from vidgen.data.folder.layout import read_table
 from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
@@ -100,6 +101,8 @@ class Folder:
         light: Spread of the contrast and brightness of training clips; 0 for none.
         seed: Of the split and of the training clips.
         cache: Where decoded frames are kept: H * W * 3 bytes a frame.
+        decode: "cache" to decode every video once, "direct" to decode what a clip needs when it needs it, the very same frames,
+            or "auto": the cache where it fills no more than half of the free disk.
 
     Attributes:
         shape: (T, H, W).
@@ -134,10 +137,12 @@ class Folder:
         light: float = 0.02,
         seed: int = 0,
         cache: str = "runs/cache/folder",
+        decode: str = "auto",
     ) -> None:
         _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
         _check_choice("classes", classes, ("auto", "none"))
         _check_choice("split_by", split_by, ("file", "time"))
+        _check_choice("decode", decode, ("auto", "cache", "direct"))
         self.augment = Augment(mirror=mirror, zoom=zoom, light=light)
         self.shape = (frames, height, width)
         self.seed, self.stride = seed, stride
@@ -147,7 +152,7 @@ class Folder:
         self.layout = table.layout
         if fps is not None and table.timeless:
             raise UserError(f"{self.root} ({table.words}) states no times that data.fps={fps:g} could convert: use data.stride.")
-        self._cache = FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
+        self._cache = choose(decode, self.root, table, folder=Path(cache).resolve(), height=height, width=width, fps=fps)
 
         items = table.items
         if split_by == "time":
