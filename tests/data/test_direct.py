@@ -63,11 +63,7 @@ FILES = {
     "in Matroska": ("x.mkv", {}, 1.0),
     "in a transport stream": ("x.ts", {}, 1.0),
     "open groups": ("x.mp4", {"options": {"x264-params": f"{X264}:open-gop=1"}}, 1.0),
-    "refreshed bit by bit": (
-        "x.mkv",
-        {"options": {"x264-params": f"{X264}:intra-refresh=1"}},
-        None,
-    ),  # of which FFmpeg calls none but the first a key
+    "refreshed bit by bit": ("x.mkv", {"options": {"x264-params": f"{X264}:intra-refresh=1"}}, None),  # one key
     "a variable rate": ("x.mkv", {"times": [n + n // 3 + (n // 7) * 2 for n in range(FRAMES)]}, 1.0),
     "odd sizes": ("x.mp4", {"form": "yuv444p"}, 1.0),
     "HEVC of ten bits, open groups": ("x.mp4", {**X265, "form": "yuv420p10le"}, 1.0),
