@@ -355,9 +355,11 @@ def _from(container: InputContainer, stream: VideoStream, begin: int, first: int
     assert stream.time_base is not None
     early = round(1 / stream.time_base) if container.format.name in UNINDEXED else 0  # a second
     container.seek(begin - early, stream=stream)
+    able, skipping = stream.codec_context.name in SKIPPING, False
     for packet in container.demux(stream):
-        skip = packet.pts is not None and packet.pts < first and stream.codec_context.name in SKIPPING
-        stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+        skip = able and packet.pts is not None and packet.pts < first
+        if skip != skipping:
+            stream.codec_context.skip_frame, skipping = "NONREF" if skip else "DEFAULT", skip
         yield from packet.decode()
 
 
