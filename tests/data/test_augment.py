@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidgen import UserError
 from vidgen.data.folder.augment import Augment
@@ -45,6 +46,24 @@ def test_a_closer_view_is_a_part_of_the_frame_at_full_size() -> None:
         slopes.append(np.polyfit(np.arange(8, 56), row[8:56], 1)[0] / (200 / 63))
     assert 0.48 < min(slopes) < 0.6
     assert 0.9 < max(slopes) < 1.02
+
+
+@pytest.mark.parametrize("shape", [(5, 12, 16, 3), (1, 7, 5, 3), (3, 16, 9, 3)])
+def test_no_frame_sees_into_another(shape: tuple[int, ...]) -> None:
+    """Of noise, the whole change is to the bit what Pillow makes of every frame by itself."""
+    noise = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    height, width = shape[1:3]
+    for seed in range(20):
+        flip, side, left, top = np.random.default_rng(seed).random(4)
+        share = 1 - 0.5 * side
+        x, y = left * (1 - share) * width, top * (1 - share) * height
+        box = (x, y, x + share * width, y + share * height)
+        views = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box) for frame in noise]
+        expected = np.stack([np.asarray(view) for view in views])[:, :, :: -1 if flip < 0.5 else 1]
+        got = changed(noise, seed, zoom=0.5, mirror=0.5)
+        assert np.array_equal(got, expected)
+        assert got.flags.writeable
+        assert got.flags.c_contiguous
 
 
 def test_light_is_an_affine_change_of_each_colour(frames: np.ndarray) -> None:

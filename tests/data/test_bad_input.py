@@ -16,6 +16,7 @@ from footage import grey, noise, write, write_hdf5, write_lossless, write_rows, 
 from vidgen import viz
 from vidgen.data import decode
 from vidgen.data.folder import SPLITS, Folder
+from vidgen.data.folder.cache import VERSION
 from vidgen.errors import UserError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
@@ -248,9 +249,10 @@ def test_frames_of_another_version_are_left_alone(tmp_path, monkeypatch):
     for k in range(3):
         write(tmp_path / "v" / f"{k}.mp4", count=4, tone=k)
     build(tmp_path / "v", tmp_path)
-    monkeypatch.setattr("vidgen.data.folder.cache.VERSION", 2)
+    monkeypatch.setattr("vidgen.data.folder.cache.VERSION", VERSION + 1)
     build(tmp_path / "v", tmp_path)
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["16x16-native-v1", "16x16-native-v2"]
+    names = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert names == {f"16x16-native-v{VERSION}", f"16x16-native-v{VERSION + 1}"}
 
 
 # ---- what is refused

@@ -338,7 +338,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, make, monkeypatch):
         def __del__(self):
             alive.discard(id(self))
 
-    def endless(path, *, fps=None):
+    def endless(path, **options):
         nonlocal most
         for n in range(500):
             frame = np.full((16, 16, 3), n % 256, dtype=np.uint8).view(Frame)

@@ -11,19 +11,23 @@ What is put right, for every file alike:
 - Orientation. The rotation and mirroring that phones store beside the pixels are applied.
 - Damage. A frame that the decoder had to patch up, or a packet that it cannot read, ends the file with ``DecodeError``.
   (Decoders of HEVC do not report all patches, and a file cut off between two frames is only shorter.)
+
+`frames` decodes a file from end to end. `pick` gives some of these frames, to the bit, and decodes little more than them: by an
+`index` that one pass over the file made, with a checksum of every frame, so that no seek can give another one unnoticed.
 """
 
 from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
+Index = NDArray[np.void]
 Video = str | os.PathLike[str] | BinaryIO
 """A video file by its path, or opened for reading and standing at its beginning."""
 
@@ -46,6 +51,14 @@ EXTENSIONS = frozenset(
 REORDER = 8  # frames held back to sort them by time; decoders reorder by themselves, so that only odd files need any
 LONGEST_GAP = 60.0  # seconds between two frames, beyond which a timestamp is broken and not the video still
 UNTAGGED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
+PLENTY = (
+    3  # pixels left for each that is wanted when frames are converted at a smaller size: the result moves by two levels of 255
+)
+UNINDEXED = frozenset({"mpeg", "mpegts"})  # containers in which FFmpeg seeks by times of decoding, which are earlier
+INDEX = np.dtype([("number", "<i8"), ("stamp", "<i8"), ("entry", "<i8"), ("check", "<u4")])
+START = -(2**63)  # the entry of files whose stamps do not tell frames apart: such a file is decoded from its beginning
+SKIPPING = frozenset({"h264", "hevc", "mpeg2video", "mpeg4"})  # codecs whose decoders leave out frames that no other needs
+TRIES = 2  # key frames to begin at, the second the one before, until a file is decoded from its beginning
 
 
 class DecodeError(Exception):
@@ -76,22 +89,24 @@ def probe(path: Video) -> Probe:
     with _open(path) as (container, stream):
         _, frame = next(_timed(container, stream))
         swap, _, _ = _orientation(frame)
-        width, height, aspect = frame.width, frame.height, float(stream.sample_aspect_ratio or 1)
         return Probe(
-            width=height if swap else width,
-            height=width if swap else height,
-            pixel_aspect=1 / aspect if swap else aspect,
+            width=frame.height if swap else frame.width,
+            height=frame.width if swap else frame.height,
+            pixel_aspect=_pixel_aspect(frame, stream),
             rate=float(stream.average_rate) if stream.average_rate else None,
             codec=stream.codec_context.name,
         )
 
 
-def frames(path: Video, *, fps: float | None = None) -> Iterator[tuple[float, Pixels]]:
+def frames(path: Video, *, fps: float | None = None, room: tuple[int, int] | None = None) -> Iterator[tuple[float, Pixels]]:
     """Stream the frames of a video file in order of time; memory does not grow with the length of the file.
 
     Args:
         path: The file.
         fps: Frames a second to convert to, as ``resample`` does; None gives every frame at its own time.
+        room: Height and width that the frames are going to be cut and resized to. Where they are many times as large, both
+            sides come divided by a whole number, `PLENTY` pixels or more being left for each wanted: that costs far less than
+            converting and resizing all of them. None gives full size.
 
     Yields:
         Seconds since the first frame, and the frame: uint8 RGB (H, W, 3), its pixels as ``probe(path).pixel_aspect`` says.
@@ -106,7 +121,7 @@ def frames(path: Video, *, fps: float | None = None) -> Iterator[tuple[float, Pi
         timed = _sorted(_timed(container, stream))
         for time, frame in timed if fps is None else resample(timed, fps):
             begin = time if begin is None else begin
-            yield time - begin, _rgb(frame, converter)
+            yield time - begin, _rgb(frame, converter, _shrink(frame, stream, room))
 
 
 def duration(path: Video) -> float | None:
@@ -160,6 +175,84 @@ def resample(timed: Iterable[tuple[float, T]], fps: float) -> Iterator[tuple[flo
         while begin + k / fps <= until:
             yield k / fps, item
             k += 1
+
+
+def index(path: Video, *, fps: float | None = None, tick: Callable[[], object] = lambda: None) -> Index:
+    """A row for each frame that `frames` gives, by decoding the file from end to end; next to nothing is converted.
+
+    Args:
+        path: The file.
+        fps: As in `frames`.
+        tick: Called for every frame.
+
+    Returns:
+        Rows of ``number``, which frame of the decoder's it is; ``stamp``, its time stamp; ``entry``, the stamp of the key frame
+        at or before it, `START` in files whose stamps do not tell frames apart; ``check``, a checksum of its decoded pixels.
+
+    Raises:
+        DecodeError: when the file does not decode.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    rows, keys, kinds, converter = list[tuple[int, int | None, int]](), set[int](), set[Any](), VideoReformatter()
+
+    def seen(number: int, frame: VideoFrame) -> int:
+        kind = frame.format.name, frame.colorspace, frame.width, frame.height
+        if kind not in kinds:  # to see that it can be
+            _rgb(frame, converter)
+            kinds.add(kind)
+        rows.append((number, frame.pts, _checksum(frame)))
+        if frame.key_frame:
+            keys.add(number)
+        tick()
+        return number
+
+    with _open(path) as (container, stream):
+        timed = _timed(container, stream)
+        order = list(_sorted((time, seen(number, frame)) for number, (time, frame) in enumerate(timed)))
+    stamps = {stamp for _, stamp, _ in rows}
+    apart = None not in stamps and len(stamps) == len(rows)
+    entry, entries = START, dict[int, int]()
+    for _, number in order:
+        stamp = rows[number][1]
+        entry = stamp if apart and stamp is not None and number in keys else entry
+        entries[number] = entry
+    taken = [number for _, number in (order if fps is None else resample(order, fps))]
+    return np.array([(n, rows[n][1] if apart else n, entries[n], rows[n][2]) for n in taken], dtype=INDEX)
+
+
+def pick(path: Video, rows: Index, begins: Sequence[int], *, room: tuple[int, int] | None = None) -> list[tuple[Pixels, float]]:
+    """Some of the frames of a video file, to the bit those that `frames` gives, decoding little more than them.
+
+    Args:
+        path: The file.
+        rows: Of its `index`, in order of time.
+        begins: Stamps of key frames to begin at, the best first: where one does not give the frames, the next is tried.
+        room: As in `frames`.
+
+    Returns:
+        The frame of each row, and the width of its pixels over their height.
+
+    Raises:
+        DecodeError: when the file is no longer the one that was indexed.
+    """
+    for begin in dict.fromkeys((*begins, START)):
+        if not isinstance(path, str | os.PathLike):
+            path.seek(0)
+        found = _found(path, rows, begin, room)
+        if found is not None:
+            return [found[number] for number in rows["number"].tolist()]
+    raise DecodeError("its frames are no longer those that were found in it at first")
+
+
+def entries(index: Index, first: int) -> list[int]:
+    """The key frames to begin at for row ``first`` and later ones, the nearest first."""
+    found: list[int] = []
+    while first >= 0 and len(found) < TRIES:
+        found.append(int(index["entry"][first]))
+        others = np.flatnonzero(index["entry"][:first] != found[-1])
+        first = int(others[-1]) if len(others) else -1
+    return found
 
 
 @contextmanager
@@ -226,8 +319,84 @@ def _sorted(timed: Iterable[tuple[float, T]]) -> Iterator[tuple[float, T]]:
         yield time, item
 
 
-def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
-    """Convert to full-range RGB by the frame's own colour tags, and turn upright."""
+def _found(path: Video, rows: Index, begin: int, room: tuple[int, int] | None) -> dict[int, tuple[Pixels, float]] | None:
+    """The frames of ``rows`` by number, decoding from key frame ``begin`` on; None where that does not give these very frames."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    by = "number" if begin == START else "stamp"
+    wanted = dict(zip(rows[by].tolist(), zip(rows["number"].tolist(), rows["check"].tolist(), strict=True), strict=True))
+    first, last = min(wanted), max(wanted)
+    found, converter, late = dict[int, tuple[Pixels, float]](), VideoReformatter(), 0
+    with _open(path) as (container, stream):
+        try:
+            for count, frame in enumerate(_from(container, stream, begin, first)):
+                key = count if begin == START else frame.pts
+                if key in wanted:
+                    number, check = wanted[key]
+                    if _checksum(frame) != check:
+                        return None
+                    found[number] = _rgb(frame, converter, _shrink(frame, stream, room)), _pixel_aspect(frame, stream)
+                    if len(found) == len(wanted):
+                        return found
+                late += key is None or key > last
+                if late > REORDER:
+                    return None
+        except av.FFmpegError:
+            return None
+    return None
+
+
+def _from(container: InputContainer, stream: VideoStream, begin: int, first: int) -> Iterator[VideoFrame]:
+    """The frames from key frame ``begin`` on; of those before ``first`` only what others are predicted from."""
+    if begin == START:
+        yield from container.decode(stream)
+        return
+    assert stream.time_base is not None
+    early = round(1 / stream.time_base) if container.format.name in UNINDEXED else 0  # a second
+    container.seek(begin - early, stream=stream)
+    able, skipping = stream.codec_context.name in SKIPPING, False
+    for packet in container.demux(stream):
+        skip = able and packet.pts is not None and packet.pts < first
+        if skip != skipping:
+            stream.codec_context.skip_frame, skipping = "NONREF" if skip else "DEFAULT", skip
+        yield from packet.decode()
+
+
+def _checksum(frame: VideoFrame) -> int:
+    """CRC-32 of the pixels as they are decoded: of formats that do not lie in planes, as RGB."""
+    if not frame.format.is_planar or min(plane.line_size for plane in frame.planes) < 0:  # upside down
+        return zlib.crc32(frame.to_ndarray(format="rgb24").tobytes())
+    check = 0
+    for number, plane in enumerate(frame.planes):
+        depth = [component.bits for component in frame.format.components if component.plane == number]
+        used = plane.width * len(depth) * ((max(depth) + 7) // 8)
+        lines = np.frombuffer(cast("memoryview", plane), np.uint8).reshape(-1, plane.line_size)  # typed as no buffer, and is one
+        check = zlib.crc32(lines[:, :used].tobytes(), check)
+    return check
+
+
+def _pixel_aspect(frame: VideoFrame, stream: VideoStream) -> float:
+    """The width of a pixel over its height when the frame is upright."""
+    swap, _, _ = _orientation(frame)
+    stored = float(stream.sample_aspect_ratio or 1)
+    return 1 / stored if swap else stored
+
+
+def _shrink(frame: VideoFrame, stream: VideoStream, room: tuple[int, int] | None) -> int:
+    """The greatest whole number that divides both sides of a frame and leaves `PLENTY` pixels for each of ``room``."""
+    if room is None:
+        return 1
+    swap, _, _ = _orientation(frame)
+    rows, columns = (frame.width, frame.height) if swap else (frame.height, frame.width)
+    aspect = _pixel_aspect(frame, stream)
+    scale = min(rows / room[0], columns * aspect / room[1])  # rows for each wanted, and scale / aspect columns
+    most = max(1, int(min(scale, scale / aspect) / PLENTY))
+    return next(k for k in range(most, 0, -1) if rows % k == 0 == columns % k)
+
+
+def _rgb(frame: VideoFrame, converter: VideoReformatter, shrink: int = 1) -> Pixels:
+    """Convert to full-range RGB by the frame's own colour tags, at a ``shrink``th of its size, and turn upright."""
     from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
     untagged_hd = frame.colorspace == UNTAGGED and (frame.width >= 1280 or frame.height > 576)
@@ -235,10 +404,12 @@ def _rgb(frame: VideoFrame, converter: VideoReformatter) -> Pixels:
     try:
         converted = converter.reformat(
             frame,
+            width=frame.width // shrink,
+            height=frame.height // shrink,
             format="rgb24",
             src_colorspace=Colorspace.ITU709 if untagged_hd else None,  # None: as tagged, BT.601 without a tag
             dst_color_range=ColorRange.JPEG,
-            interpolation=Interpolation.BILINEAR | accurate,
+            interpolation=(Interpolation.BILINEAR if shrink == 1 else Interpolation.AREA) | accurate,
             threads=1,  # starting more takes longer than they save
         )
     except OSError as error:  # FFmpeg's "not supported", for YCgCo among others

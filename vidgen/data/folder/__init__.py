@@ -1,8 +1,9 @@
 """``folder``: videos as people have them, in any of the layouts that ``layout.py`` reads, of any size and frame rate.
 
-The first use decodes every video (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them
-(``cache.py``); later uses only look whether one has changed. A video that does not decode from end to end, is too short
-for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print and in ``skipped``.
+The first use decodes every video (``vidgen/data/decode.py`` says what is put right), makes its frames small and keeps them, or
+notes where they are (``cache.py``); later uses only look whether one has changed. A video that does not decode from end to
+end, is too short for a clip, or is a copy of another is left out and never replaced: it is named with the reason, in print
+and in ``skipped``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 
 from vidgen.data.buckets import AUTO, named
 from vidgen.data.folder.augment import Augment
-from vidgen.data.folder.cache import VERSION, FrameCache, Stored
+from vidgen.data.folder.cache import VERSION, FrameCache, Stored, choose
 from vidgen.data.folder.layout import read_table
 from vidgen.data.folder.sized import read_sized
 from vidgen.data.folder.table import Item, Table
@@ -115,6 +116,8 @@ class Folder:
         light: Spread of the contrast and brightness of training clips; 0 for none.
         seed: Of the split and of the training clips.
         cache: Where decoded frames are kept: H * W * 3 bytes a frame.
+        decode: "cache" to decode every video once, "direct" to decode what a clip needs when it needs it, the very same frames,
+            or "auto": the cache where it fills no more than half of the free disk.
 
     Attributes:
         shape: (T, H, W), of the main bucket where there are several.
@@ -156,11 +159,13 @@ class Folder:
         light: float = 0.02,
         seed: int = 0,
         cache: str = "runs/cache/folder",
+        decode: str = "auto",
     ) -> None:
         _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
         _check_choice("classes", classes, ("auto", "none"))
         _check_choice("split_by", split_by, ("file", "time"))
         _check_tokens(tokens, buckets)
+        _check_choice("decode", decode, ("auto", "cache", "direct"))
         self.augment = Augment(mirror=mirror, zoom=zoom, light=light)
         self.shape: Shape = (frames, height, width)
         self.seed, self.stride, self.tokens = seed, stride, tokens
@@ -171,7 +176,7 @@ class Folder:
             raise UserError(f"{self.root} ({table.words}) states no times that data.fps={fps:g} could convert: use data.stride.")
 
         def frames_at(height: int, width: int) -> FrameCache:
-            return FrameCache(folder=Path(cache).resolve(), height=height, width=width, fps=fps)
+            return choose(decode, self.root, table, folder=Path(cache).resolve(), height=height, width=width, fps=fps)
 
         items, self._pieces = table.items, 1 if split_by == "file" else len(SPLITS)
         if split_by == "time":

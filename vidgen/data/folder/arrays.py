@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Frames:
     begin: int = 0
     end: int | None = None
     moves: str = ""
+    encoded: ClassVar[bool] = False
 
     def stamp(self) -> Any:
         found = file_stamp(self.path)
@@ -62,9 +63,12 @@ class Frames:
             digest.update(np.ascontiguousarray(frame).tobytes())
         return digest.hexdigest()
 
-    def frames(self, fps: float | None) -> Iterator[tuple[Pixels, float]]:
+    def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         for frame in self._pixels():
             yield _rgb(frame), 1.0
+
+    def video(self) -> Path:
+        raise DecodeError("it is no video file")
 
     def rate(self) -> None:
         return None

@@ -1,4 +1,6 @@
-"""Decoded frames on disk: each video once, small, uint8, found again by the sha256 of what it is made of.
+"""Frames at one size and rate: decoded once and kept small on disk, or decoded as clips need them, by an index.
+
+`FrameCache` keeps each video once, uint8, found again by the sha256 of what it is made of.
 
 Layout: ``<cache>/<height>x<width>-<rate>-v<version>/<sha256>.u8`` holds the raw frames (n, H, W, 3) of one video; its size
 tells n. Actions, where a video has some, are in ``<sha256>.actions.npy``. Beside them ``seen-<hash of the folder>.json`` notes
@@ -6,6 +8,9 @@ size and time of change of every video seen there, so that an unchanged one is n
 A file that was moved, renamed or touched is recognised by its bytes and not decoded again. Notes and frames of another version
 lie in another folder, and notes that cannot be read are made again. Everything is written under another name and then moved
 into place: whatever bears its final name is whole, and processes that work at the same time can at worst do the same work twice.
+
+`FrameIndex` keeps no frames, but where they are in their files (`vidgen.data.decode.index`), 28 bytes a frame, in the same way:
+``<cache>/index-<rate>-v<version>-av<PyAV>/<sha256>.index.npy``. Both give the same frames to the bit.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shutil
 import sys
 import time
 import uuid
@@ -22,16 +28,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidgen.data import decode
 from vidgen.data.decode import DecodeError
-from vidgen.data.folder.table import Item, Pixels, UnreadableError
+from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError
 from vidgen.errors import UserError
 
-VERSION = 1  # raised when the same bytes and settings come to give other pixels
+VERSION = 2  # raised when the same bytes and settings come to give other pixels
+INDEX_VERSION = 1  # raised when an index comes to hold something else
+ROOM, PROBED = (
+    0.5,
+    32,
+)  # share of the free disk that a cache may take when there is a choice, and videos looked at to tell its size
 REPORT_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -76,9 +89,9 @@ class FrameCache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            place = self.folder / f"seen-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+            place = self._place(root)
             notes = _notes(place)
-            stale = [item for item in items if not self._holds(notes.get(item.name), item)]
+            stale = self.missing(root, items)
             if stale:
                 try:
                     with Progress(len(stale)) as progress:
@@ -109,10 +122,19 @@ class FrameCache:
         shape = (stored.frames, self.height, self.width, 3)
         return np.array(np.memmap(self._path(stored.sha256), np.uint8, "r", shape=shape)[begin:end:step])
 
+    def missing(self, root: Path, items: Sequence[Item]) -> list[Item]:
+        """The videos of ``root`` that `add` would have to read."""
+        notes = _notes(self._place(root))
+        return [item for item in items if not self._holds(notes.get(item.name), item)]
+
     def actions(self, stored: Stored, begin: int, end: int, step: int = 1) -> NDArray[np.int64]:
         """The moves that lead to frames ``begin:end:step`` of a video that has some: (T,)."""
         moves: NDArray[np.int64] = np.load(self._path(stored.sha256, ".actions.npy"))
         return moves[begin:end:step]
+
+    def _place(self, root: Path) -> Path:
+        """Where the notes on the videos of ``root`` are."""
+        return self.folder / f"seen-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
 
     def _path(self, sha256: str, ending: str = ".u8") -> Path:
         return self.folder / f"{sha256}{ending}"
@@ -156,10 +178,9 @@ class FrameCache:
             if actions is not None:
                 moves = int(actions.max(initial=0)) + 1
                 if not self._path(sha256, ".actions.npy").exists():
-                    with replacing(self._path(sha256, ".actions.npy")) as partial, partial.open("wb") as out:
-                        np.save(out, actions)
+                    _save(self._path(sha256, ".actions.npy"), actions)
             if not self._count(sha256):
-                self._decode(item, self._path(sha256), tick)
+                self._decode(item, sha256, tick)
         except UnreadableError as error:
             reason = f"it cannot be read ({error})"
         except DecodeError as error:
@@ -167,11 +188,108 @@ class FrameCache:
         note = {"stamp": stamp, "sha256": sha256, "reason": reason, "decoder": version("av")}
         return {**note, "moves": moves} if moves else note
 
-    def _decode(self, item: Item, target: Path, tick: Callable[[], None]) -> None:
-        with replacing(target) as partial, partial.open("wb") as out:
-            for frame, pixel_aspect in item.source.frames(self.fps):
-                out.write(fit(frame, self.height, self.width, pixel_aspect).tobytes())
+    def _decode(self, item: Item, sha256: str, tick: Callable[[], None]) -> None:
+        """Makes what is kept of a video."""
+        room = (self.height, self.width)
+        with replacing(self._path(sha256)) as partial, partial.open("wb") as out:
+            for frame, pixel_aspect in item.source.frames(self.fps, room):
+                out.write(fit(frame, *room, pixel_aspect).tobytes())
                 tick()
+
+
+class FrameIndex(FrameCache):
+    """The frames of the video files of one place, decoded as they are asked for; arguments as of `FrameCache`.
+
+    A clip costs a seek and the decoding from the key frame before it, so that it takes many times as long as out of the cache.
+    """
+
+    def __init__(self, *, folder: Path, height: int, width: int, fps: float | None) -> None:
+        super().__init__(folder=folder, height=height, width=width, fps=fps)
+        rate = "native" if fps is None else f"{fps}fps"
+        # Of some codecs another FFmpeg gives slightly other pixels, which the checksums would not let pass.
+        self.folder = folder / f"index-{rate}-v{INDEX_VERSION}-av{version('av')}"
+        self._items: dict[str, Item] = {}
+
+    def add(self, root: Path, items: Sequence[Item], workers: int = 1) -> tuple[dict[str, Stored], dict[str, str], bool]:
+        stored, broken, fresh = super().add(root, items, workers)
+        self._items = {stored[item.name].sha256: item for item in reversed(items) if item.name in stored}  # of copies the first
+        return stored, broken, fresh
+
+    def read(self, stored: Stored, begin: int, end: int, step: int = 1) -> Pixels:
+        """Frames ``begin:end:step`` of a video: uint8 (T, H, W, 3).
+
+        Raises:
+            UserError: when the file has gone or changed since `add`.
+        """
+        index, item = np.load(self._path(stored.sha256), mmap_mode="r"), self._items[stored.sha256]
+        room = (self.height, self.width)
+        try:
+            found = decode.pick(item.source.video(), index[begin:end:step], decode.entries(index, begin), room=room)
+        except (UnreadableError, DecodeError) as error:
+            raise UserError(
+                f"{item.name} cannot be decoded any more ({error}): put it back as it was, or run the same command again, which "
+                "looks at the videos anew."
+            ) from error
+        return np.stack([fit(frame, *room, pixel_aspect) for frame, pixel_aspect in found])
+
+    def _path(self, sha256: str, ending: str = ".index.npy") -> Path:
+        return super()._path(sha256, ending)
+
+    def _count(self, sha256: str) -> int:
+        path = self._path(sha256)
+        return len(np.load(path, mmap_mode="r")) if path.exists() else 0
+
+    def _decode(self, item: Item, sha256: str, tick: Callable[[], None]) -> None:
+        _save(self._path(sha256), decode.index(item.source.video(), fps=self.fps, tick=tick))
+
+
+def choose(kind: str, root: Path, table: Table, *, folder: Path, height: int, width: int, fps: float | None) -> FrameCache:
+    """What reads the frames of the videos of a place: for ``cache`` a `FrameCache`, for ``direct`` a `FrameIndex`.
+
+    ``auto`` takes the cache, which is the faster by far, unless it would fill more than `ROOM` of what is free of the disk.
+
+    Raises:
+        UserError: for ``direct`` where there are frames that lie there by themselves.
+    """
+    cache = FrameCache(folder=folder, height=height, width=width, fps=fps)
+    encoded = all(item.source.encoded for item in table.items)
+    if kind == "direct" and not encoded:
+        raise UserError(f"data.decode=direct is for video files, and {root} is {table.words}: say data.decode=cache.")
+    if kind == "cache" or not encoded:
+        return cache
+    index = FrameIndex(folder=folder, height=height, width=width, fps=fps)
+    if kind == "direct":
+        return index
+    missing = cache.missing(root, table.items)
+    if not missing:
+        return cache
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    needed = _expected(missing, fps) * height * width * 3
+    if needed <= ROOM * free:
+        return cache
+    print(
+        f"Clips of {root} are decoded as they are needed, for its frames would take about {needed / 1e9:.2g} GB of the "
+        f"{free / 1e9:.2g} GB that are free at {folder}. Where that will do, data.decode=cache is far faster.",
+        file=sys.stderr,
+    )
+    return index
+
+
+def _expected(items: Sequence[Item], fps: float | None) -> float:
+    """About how many frames some videos have, by the headers of `PROBED` of them."""
+    looked = items[:: -(-len(items) // PROBED)]
+    found = []
+    for item in looked:
+        try:
+            found.append((decode.duration(item.source.video()) or 0.0) * (fps or item.source.rate() or 0.0))
+        except (UnreadableError, DecodeError):  # it takes no room, and is named when all are read
+            found.append(0.0)
+    return fmean(found) * len(items)
+
+
+def _save(target: Path, array: NDArray[Any]) -> None:
+    with replacing(target) as partial, partial.open("wb") as out:
+        np.save(out, array)
 
 
 def _notes(place: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Pictures:
 
     folder: Path
     names: tuple[str, ...]
+    encoded: ClassVar[bool] = False
 
     def stamp(self) -> Any:
         stamps = [(name, file_stamp(self.folder / name)) for name in self.names]
@@ -40,9 +41,12 @@ class Pictures:
             digest.update(bytes.fromhex(file_sha256(self.folder / name)))
         return digest.hexdigest()
 
-    def frames(self, fps: float | None) -> Iterator[tuple[Pixels, float]]:
+    def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         for name in self.names:
             yield _picture(self.folder / name), 1.0
+
+    def video(self) -> Path:
+        raise DecodeError("it is no video file")
 
     def rate(self) -> None:
         return None

@@ -52,17 +52,24 @@ class Member:
     def sha256(self) -> str:
         return hashlib.sha256(self.read()).hexdigest()
 
-    def frames(self, fps: float | None) -> Iterator[tuple[Pixels, float]]:
+    def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         content = self.read()
-        if self.name.endswith(ARRAY):
+        if not self.encoded:
             yield from ((frame, 1.0) for frame in _frames(content))
             return
         pixel_aspect = decode.probe(io.BytesIO(content)).pixel_aspect
-        for _, frame in decode.frames(io.BytesIO(content), fps=fps):
+        for _, frame in decode.frames(io.BytesIO(content), fps=fps, room=room):
             yield frame, pixel_aspect
 
+    @property
+    def encoded(self) -> bool:
+        return not self.name.endswith(ARRAY)
+
+    def video(self) -> io.BytesIO:
+        return io.BytesIO(self.read())
+
     def rate(self) -> float | None:
-        return None if self.name.endswith(ARRAY) else decode.probe(io.BytesIO(self.read())).rate
+        return decode.probe(self.video()).rate if self.encoded else None
 
     def actions(self) -> None:
         return None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,11 @@ class UnreadableError(Exception):
 class Source(Protocol):
     """Where the frames of one video come from. Sources are plain values, so that other processes can be told them."""
 
+    @property
+    def encoded(self) -> bool:
+        """Whether the frames have to be decoded, and do not lie there by themselves as pictures or arrays."""
+        ...
+
     def stamp(self) -> Any:
         """A JSON value that stays while the bytes do, from size and time of change; None where nothing is there."""
         ...
@@ -37,10 +42,18 @@ class Source(Protocol):
         """Of all that decides the frames. Raises `UnreadableError`, or `vidgen.data.decode.DecodeError`."""
         ...
 
-    def frames(self, fps: float | None) -> Iterator[tuple[Pixels, float]]:
+    def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         """Every frame, uint8 RGB (H, W, 3), and the width of its pixels over their height, at ``fps`` frames a second.
 
+        Frames may come smaller, as `vidgen.data.decode.frames` has it, that are going to be cut and resized to ``room``.
         Raises `vidgen.data.decode.DecodeError` as soon as something is broken.
+        """
+        ...
+
+    def video(self) -> decode.Video:
+        """The file that its frames are decoded from, where they are ``encoded``.
+
+        Raises `UnreadableError` or `vidgen.data.decode.DecodeError`.
         """
         ...
 
@@ -58,6 +71,7 @@ class VideoFile:
     """A video file by itself."""
 
     path: Path
+    encoded: ClassVar[bool] = True
 
     def stamp(self) -> Any:
         return file_stamp(self.path)
@@ -65,10 +79,13 @@ class VideoFile:
     def sha256(self) -> str:
         return file_sha256(self.path)
 
-    def frames(self, fps: float | None) -> Iterator[tuple[Pixels, float]]:
+    def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         pixel_aspect = decode.probe(self.path).pixel_aspect
-        for _, frame in decode.frames(self.path, fps=fps):
+        for _, frame in decode.frames(self.path, fps=fps, room=room):
             yield frame, pixel_aspect
+
+    def video(self) -> Path:
+        return self.path
 
     def rate(self) -> float | None:
         return decode.probe(self.path).rate
