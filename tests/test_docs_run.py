@@ -1,7 +1,7 @@
 """What README.md and docs/ show is run, on one small run that all of these tests share, whichever worker needs it first.
 
 Run, with the words that are shown and :data:`SMALLER` in the place of numbers that cost time, in a folder in which placeholders
-(VIDEO.mp4, PATH, ...) are there: ``list``, ``show``, ``doctor``, ``data``, ``sample``, ``eval``, ``encode``, ``decode`` and
+(VIDEO.mp4, PATH, ...) are there: ``list``, ``show``, ``doctor``, ``data``, ``sample``, ``eval``, ``compare``, ``encode``, ``decode`` and
 ``reconstruct``, in blocks and in sentences; and every block of Python. Where others' weights are asked for (FILE), the answer has
 to be the sentence that says so.
 
@@ -68,6 +68,8 @@ def _furnish() -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
         assert main(["fit", *FIT]) == 0, said.getvalue()
     shutil.rmtree("runs/latest/checkpoints")
+    for name in ("a", "b"):
+        shutil.copytree("runs/latest/", f"runs/{name}")
     footage.write(Path("VIDEO.mp4"), count=17, size=(32, 32))
     shutil.copy("VIDEO.mp4", "VIDEO")
     Path("FILE").write_bytes(b"no weights")
@@ -139,7 +141,7 @@ def test_commands_do_what_they_say(words: list[str], here: Path, capfd: pytest.C
 
 
 def test_there_are_commands_of_every_kind() -> None:
-    assert {words[0] for _, words in SHOWN} == {*COMPOSED, "data", "list", "show", "doctor"} - {"fit"}
+    assert {words[0] for _, words in SHOWN} == {*COMPOSED, "compare", "data", "list", "show", "doctor"} - {"fit"}
 
 
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.document.startswith(("README", "docs/"))]
