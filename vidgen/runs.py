@@ -34,9 +34,11 @@ class Run:
     Attributes:
         path: the folder.
         resumed: True where an unfinished run is gone on with.
+
+    Of several processes that train one run the first has the lock (the others None), and it alone writes.
     """
 
-    def __init__(self, path: Path, lock: IO[str], resumed: bool) -> None:
+    def __init__(self, path: Path, lock: IO[str] | None, resumed: bool) -> None:
         self.path, self.resumed = path, resumed
         self._lock = lock
 
@@ -47,11 +49,13 @@ class Run:
 
     def update(self, **changes: Any) -> None:
         """Changes entries of the state, atomically."""
-        write_json(self.path / STATE, {**self.state, **changes})
+        if self._lock is not None:
+            write_json(self.path / STATE, {**self.state, **changes})
 
     def release(self) -> None:
         """Lets another process have the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def find_run(root: Path, fingerprint: str, resume: str) -> Run | None:

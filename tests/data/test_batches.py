@@ -83,6 +83,16 @@ def test_any_number_of_ranks_sees_the_same_clips_in_a_step(ranks: int) -> None:
     assert [[clip for rank in shared for clip in rank[step]] for step in range(12)] == alone
 
 
+def test_of_a_batch_in_parts_each_rank_has_its_share_of_every_part() -> None:
+    """So that a part of all ranks is the part that one process goes through."""
+    alone = steps(batch_size=12)
+    shared = [steps(batch_size=6, rank=rank, ranks=2, parts=3) for rank in range(2)]
+    for step, whole in enumerate(alone):
+        for part in range(3):
+            own = [clip for rank in shared for clip in rank[step][2 * part : 2 * part + 2]]
+            assert own == whole[4 * part : 4 * part + 4]
+
+
 def test_ranks_and_workers_together() -> None:
     ranks = [steps(batch_size=2, rank=rank, ranks=2, workers=2, first=5) for rank in range(2)]
     assert [one + two for one, two in zip(*ranks, strict=True)] == steps(first=5)

@@ -25,7 +25,7 @@ from vidgen.evaluation.report import write_report
 from vidgen.latents import Condition, Latent
 from vidgen.protocols import Data
 from vidgen.runs import Run, environment, new_run, write_json, write_yaml
-from vidgen.training import loop
+from vidgen.training import loop, ranks
 from vidgen.training.cache import LAYOUT, LatentCache, build_cache, condition_of
 from vidgen.training.loggers import build_logger
 from vidgen.training.task import GeneratorTask, LatentBatches, Task, recipe_from, tokenizer_task
@@ -40,17 +40,34 @@ ENCODED = 64
 
 
 def run(config: dict[str, Any]) -> None:
-    """Runs the command with a resolved config; exits with status 130 where it was asked to stop."""
-    console = Console(soft_wrap=True)
+    """Runs the command with a resolved config; exits with status 130 where it was asked to stop.
+
+    Several processes, started by torchrun or srun, run it together: they train as one, and the first does the rest for all.
+    """
+    console = Console(soft_wrap=True, quiet=not ranks.lead())
+    with ranks.together():
+        plan, folder, estimate = _begin(config) if ranks.lead() else _follow()
+        try:
+            Fit(plan, folder, console).run(estimate)
+        except (loop.Stopped, KeyboardInterrupt):
+            words = f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}"
+            console.print(words, highlight=False, markup=False)  # a list in brackets is no markup
+            sys.exit(INTERRUPTED)
+
+
+def _begin(config: dict[str, Any]) -> tuple[Plan, Run, dict[str, float]]:
+    """The plan, its run folder, made or found again, and the estimate of a new run's time."""
     plan = Plan(config)
     estimate = {} if plan.resumed else plan.estimate()
     folder = plan.resumed or new_run(plan.root, "-".join(plan.names.values()), plan.fingerprint)
-    try:
-        Fit(plan, folder, console).run(estimate)
-    except (loop.Stopped, KeyboardInterrupt):
-        words = f"Stopped; the state is kept. The same command goes on from here:\n  {config['command']}"
-        console.print(words, highlight=False, markup=False)  # a list in brackets is no markup
-        sys.exit(INTERRUPTED)
+    ranks.tell((plan.config, plan.precision, folder.path, folder.resumed))
+    return plan, folder, estimate
+
+
+def _follow() -> tuple[Plan, Run, dict[str, float]]:
+    """The same plan and run folder in the other processes, once the first has them."""
+    config, precision, path, resumed = ranks.hear()
+    return Plan(config, precision), Run(path, None, resumed), {}
 
 
 class Fit:
@@ -62,7 +79,7 @@ class Fit:
         self.path = folder.path
         self.tokenizer = plan.tokenizer
         self.generator: Any = None
-        self.logger = build_logger(self.config["logger"], self.path)
+        self.logger = build_logger(self.config["logger"], self.path) if ranks.lead() else None
         self.spent: float = folder.state["seconds"]
         self.timings: dict[str, float] = folder.state.get("timings", {})
         self.begin = time.monotonic()
@@ -77,9 +94,7 @@ class Fit:
             self._make_tokenizer()
             if self.plan.generator is not None:
                 self._make_generator()
-            self._evaluate()
-            write_json(self.path / "environment.json", self._environment())
-            report = write_report(self.path)
+            report = ranks.first(self._report)
             self.folder.update(status="finished")
         finally:
             self._keep_time()
@@ -94,7 +109,8 @@ class Fit:
             samples = self.config["evaluation"]["samples"]
             words += f" Generator {lines['generator']} clips' latents, asked for {samples} samples."
         route = lines.get("route", "")
-        write_yaml(self.path / "config.yaml", {"command": self.config["command"], "words": words, "route": route, **self.config})
+        told = {"command": self.config["command"], "words": words, "route": route, **self.config}
+        ranks.first(lambda: write_yaml(self.path / "config.yaml", told))
         lines["run"] = str(self.path) + (" (going on with it)" if self.folder.resumed else "")
         if estimate:
             parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in estimate.items())
@@ -106,7 +122,7 @@ class Fit:
 
     def _make_tokenizer(self) -> None:
         """Trains the tokenizer, or takes it from where it is trained already."""
-        source = self.folder.state.get("tokenizer") or self.plan.trained_tokenizer()
+        source = ranks.first(lambda: self.folder.state.get("tokenizer") or self.plan.trained_tokenizer())
         if source is None:
             with self._timed("tokenizer"):
                 self._train_tokenizer()
@@ -118,7 +134,9 @@ class Fit:
                 again = "" if self.plan.given else " (reuse=never trains it again)"
                 self._say("tokenizer", f"taken from {source}{again}")
         self.tokenizer.to(self.device).eval().requires_grad_(False)
-        self._save()
+        ranks.first(self._save)
+        if not ranks.lead():  # the first has measured it
+            self.tokenizer.load_state_dict(hub.load(self.path).tokenizer.state_dict())
         self.folder.update(tokenizer=source)
 
     def _make_generator(self) -> None:
@@ -126,6 +144,7 @@ class Fit:
         recipe = recipe_from(self.config["generator"])
         generator = self.plan.fresh_generator(self.tokenizer)
         with self._timed("latents"):
+            ranks.first(lambda: len(self._caches(generator.wants, recipe.clips)))
             caches = self._caches(generator.wants, recipe.clips)
         generator.prepare(caches[0].read(range(min(256, len(caches[0]))))[0])
         task = GeneratorTask(generator, recipe, self.seed, self._validation())
@@ -133,19 +152,32 @@ class Fit:
         def batches(first: int) -> Any:
             latents = LatentBatches(
                 caches,
-                batch_size=self.plan.batch_sizes["generator"],
+                batch_size=self._share("generator"),
                 seed=self.seed,
                 first=first,
                 last=recipe.steps,
                 windows=recipe.windows,
                 images=recipe.images,
+                rank=ranks.index(),
+                ranks=ranks.count(),
+                parts=recipe.accumulate,
             )
             return torch.utils.data.DataLoader(latents, batch_size=None)
 
         with self._timed("generator"):
             self._train("generator", task, batches, self._preview_generator)
         self.generator = task.average.to(self.device).eval()
-        self._save()
+        ranks.first(self._save)
+
+    def _share(self, stage: str) -> list[int]:
+        """Clips of a batch that each of the processes has, by bucket."""
+        return [clips // ranks.count() for clips in self.plan.batch_sizes[stage]]
+
+    def _report(self) -> str:
+        """Evaluates, writes down what it took, and shows it all."""
+        self._evaluate()
+        write_json(self.path / "environment.json", self._environment())
+        return str(write_report(self.path))
 
     def _evaluate(self) -> None:
         """Measures what was trained on unseen clips."""
@@ -174,29 +206,40 @@ class Fit:
     def _train_tokenizer(self) -> None:
         """Trains it, unless it is one that stays as it is, and measures its latents."""
         self.tokenizer.to(self.device)
-        batch_sizes = self.plan.batch_sizes["tokenizer"]
-
-        def clips(first: int, last: int) -> ClipBatches:
-            return ClipBatches(self.data, batch_size=batch_sizes, seed=self.seed, first=first, last=last)
-
         if self.plan.training("tokenizer"):
             task = tokenizer_task(self.tokenizer, self.config["tokenizer"], self.seed, self.data)
 
             def batches(first: int) -> Any:
-                return clips(first, task.recipe.steps).loader(self.config["trainer"]["workers"])
+                clips = ClipBatches(
+                    self.data,
+                    batch_size=self._share("tokenizer"),
+                    seed=self.seed,
+                    first=first,
+                    last=task.recipe.steps,
+                    rank=ranks.index(),
+                    ranks=ranks.count(),
+                    parts=task.recipe.accumulate,
+                )
+                return clips.loader(self.config["trainer"]["workers"])
 
             self._train("tokenizer", task, batches, self._preview_tokenizer)
             self.tokenizer = task.average.to(self.device).eval()
-        few = max(1, int(min(MEASURED, sum(self._train_clips())) / clips_a_step(self._train_clips(), batch_sizes)))
+        ranks.first(self._measure_latents)
+
+    def _measure_latents(self) -> None:
+        """The mean and deviation of the tokenizer's latents."""
+        sizes, batch_sizes = self._train_clips(), self.plan.batch_sizes["tokenizer"]
+        few = max(1, int(min(MEASURED, sum(sizes)) / clips_a_step(sizes, batch_sizes)))
+        batches = ClipBatches(self.data, batch_size=batch_sizes, seed=self.seed, first=0, last=few)
         with self.plan.autocast():
-            self.tokenizer.measure(to_video(batch["video"].to(self.device)) for batch in clips(0, few))
+            self.tokenizer.measure(to_video(batch["video"].to(self.device)) for batch in batches)
 
     def _train(self, stage: rows.Stage, task: Task, batches: Callable[[int], Any], preview: Callable[[Any, int], None]) -> None:
         """Trains to the last step, from where the checkpoint stands; ``preview`` shows the average of weights."""
         trainer = self.config["trainer"]
         checkpoint = self.path / "checkpoints" / f"{stage}.ckpt"
         done = loop.checkpoint_step(checkpoint)
-        rows.trim(self.path / "metrics.jsonl", stage=stage, step=done)
+        ranks.first(lambda: rows.trim(self.path / "metrics.jsonl", stage=stage, step=done))
         if done:
             self._say(stage, f"goes on from step {done}")
         with Stage(self.console, stage, task.recipe.steps, done) as progress:
@@ -309,6 +352,7 @@ class Fit:
             for name, value in values.items()
         ]
         rows.append(self.path / "metrics.jsonl", made)
+        assert self.logger is not None
         self.logger(stage, split, step, values)
 
     def _seconds(self) -> float:
@@ -335,6 +379,7 @@ class Fit:
         return {
             **environment(),
             "precision": self.plan.precision,
+            "processes": ranks.count(),
             "seeds": {"seed": self.seed},
             "timings": self.timings,
             "peak_memory_gib": memory,

@@ -21,11 +21,11 @@ from vidgen.data.buckets import AUTO, batch_sizes, listed, named
 from vidgen.errors import UserError
 from vidgen.evaluation.measure import pair_metrics
 from vidgen.latents import Shape
-from vidgen.registry import build
+from vidgen.registry import build, unknown
 from vidgen.routes import fitted, pair
 from vidgen.runs import check_writable, find_run, follow, run_folders
 from vidgen.samplers.noise import key
-from vidgen.training import loop
+from vidgen.training import loop, ranks
 from vidgen.training.cache import condition_of
 from vidgen.training.precision import choose
 from vidgen.training.task import GeneratorTask, Task, recipe_from, tokenizer_task
@@ -41,6 +41,8 @@ MEASURED = 512
 
 FROZEN_BATCH = 8
 """Clips that a tokenizer that is not trained is measured on at a time."""
+
+STRATEGIES = ("auto", "ddp")
 
 NOT_OF_THE_RECIPE = ("resume", "reuse", "command", "runs", "logger", "choices")
 
@@ -62,10 +64,15 @@ class Plan:
         batch_sizes: clips of each bucket in a batch of each stage.
         resumed: the unfinished run that is gone on with, locked.
         precision: ``bf16`` or ``fp32``; that of the run gone on with, so that it goes on the same.
+
+    Args:
+        config: the resolved config.
+        precision: for a process that trains with others, what the first of them has found; that one finds the run too.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], precision: str | None = None) -> None:
         trainer = config["trainer"]
+        _check_strategy(trainer["strategy"])
         self.config, self.seed, self.root = config, config["seed"], Path(config["runs"])
         check_writable(self.root, "runs")
         _check_installed(config["logger"]["name"])
@@ -98,12 +105,14 @@ class Plan:
         self.num_classes = len(self.data.class_names)
         self.generator = self.fresh_generator(self.tokenizer) if "generator" in self.names else None
         self.batch_sizes = {stage: self._batch_sizes(stage) for stage in stages}
+        for stage in stages:
+            self._check_shares(stage)
         if self.generator is not None:
             self._check_clips()
         self.route = self._route()
         self.fingerprint, self.tokenizer_fingerprint = self._fingerprints()
-        self.resumed = find_run(self.root, self.fingerprint, config["resume"])
-        known = self.resumed.state.get("precision") if self.resumed else None
+        self.resumed = None if precision else find_run(self.root, self.fingerprint, config["resume"])
+        known = self.resumed.state.get("precision") if self.resumed else precision
         self.precision = known or choose(trainer["precision"], self.device)
 
     # Parts
@@ -178,7 +187,8 @@ class Plan:
             lines["route"] = f"{names['generator']} x {names['tokenizer']}: {self.route}"
         if self.init is not None:
             lines["init"] = f"weights of {self.config['init']}"
-        lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads"
+        together = f", {ranks.count()} processes (ddp)" if ranks.count() > 1 else ""
+        lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads{together}"
         return lines
 
     def _sizes(self) -> str:
@@ -222,7 +232,7 @@ class Plan:
     def seconds(self, task: Task, clips: Callable[[int], Any]) -> float:
         """Seconds of all steps of ``task``; ``clips`` makes a batch of so many clips."""
         of_a_step = partial(loop.seconds_a_step, precision=self.precision, device=self.device)
-        batch_size = self.batch_sizes[task.stage][0]
+        batch_size = self.batch_sizes[task.stage][0] // ranks.count()
         scaled = batch_size * of_a_step(task, clips(1), repeats=1)
         return task.recipe.steps * (scaled if scaled > SLOW else of_a_step(task, clips(batch_size)))
 
@@ -282,6 +292,20 @@ class Plan:
         budget = getattr(self.data, "tokens", None) or clips * tokens(self.data.shape)
         return batch_sizes([bucket.shape for bucket in self.buckets], tokens, budget, training.get("accumulate", 1))
 
+    def _check_shares(self, stage: str) -> None:
+        """Sees that the processes can have equal shares of a batch, and of each part that it goes through in."""
+        processes, parts = ranks.count(), self.training(stage).get("accumulate", 1)
+        uneven = [clips for clips in self.batch_sizes[stage] if clips % (processes * parts)]
+        if not self.training(stage) or not uneven:
+            return
+        shares = f"{processes} processes" + (f" and accumulate={parts}" if parts > 1 else "")
+        mend = f"make {stage}.training.batch_size, which is that of all processes together, a multiple of {processes * parts}"
+        if len(self.buckets) > 1:
+            mend = "choose data.tokens so that it does"
+        raise UserError(
+            f"A batch of {uneven[0]} clips does not divide among {shares}: {mend}, or start another number of processes."
+        )
+
     def _check_clips(self) -> None:
         """Sees that the latents of one epoch are not endless, where they are to be cached."""
         clips = sum(bucket.size("train") for bucket in self.buckets)
@@ -298,6 +322,7 @@ class Plan:
         init = [hub.weights_hash(part) for part in parts if part is not None]
         tokenizer = {**self.config["tokenizer"], "from": given}
         recipe = {name: value for name, value in self.config.items() if name not in NOT_OF_THE_RECIPE}
+        recipe["trainer"] = {name: value for name, value in self.config["trainer"].items() if name != "strategy"}
         whole = hub.fingerprint({**recipe, "tokenizer": tokenizer, "init": init}, self.data.fingerprint)
         if self.given is not None:
             return whole, str(self.given.config.get("tokenizer_fingerprint", given))
@@ -308,6 +333,17 @@ def _check_installed(logger: str) -> None:
     """Sees that a logger's package is here: those that are packages are called as they are."""
     if logger != "csv" and importlib.util.find_spec(logger) is None:
         raise UserError(f'logger={logger} needs a package that is not installed: pip install "vidgen[{logger}]".')
+
+
+def _check_strategy(strategy: str) -> None:
+    """Sees that processes can train together in this way."""
+    if strategy == "fsdp":
+        raise UserError(
+            "trainer.strategy=fsdp is not there: it cuts weights in parts, and the average of weights, Muon and the norm of the "
+            "gradient need whole ones; use trainer.strategy=ddp, where each process holds the model."
+        )
+    if strategy not in STRATEGIES:
+        raise unknown("strategy", strategy, STRATEGIES)
 
 
 def _check_compiler() -> None:

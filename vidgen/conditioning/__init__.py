@@ -14,6 +14,7 @@ from vidgen.conditioning.base import Part
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Condition, Latent
 from vidgen.nn.attention import Context
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.protocols import LatentSpace
 from vidgen.registry import build, taken
 from vidgen.samplers.guidance import Guidance, GuidanceOptions
@@ -145,7 +146,7 @@ class Conditioner(nn.Module):
             value = getattr(condition, part.field)
             if value is not None and part.dropout:
                 device = self._here.device if isinstance(value, list | Latent) else value.device
-                condition = part.silence(condition, torch.rand(len(value), device=device) < part.dropout)
+                condition = part.silence(condition, own_rows(torch.rand(world_size() * len(value), device=device)) < part.dropout)
         return condition
 
     def without(self, condition: Condition | None, names: Iterable[str] | None = None) -> Condition:

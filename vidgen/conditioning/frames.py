@@ -13,6 +13,7 @@ from vidgen.conditioning.base import Part
 from vidgen.errors import UserError
 from vidgen.latents import Condition, Latent
 from vidgen.nn.embeddings import TimestepEmbedding
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.protocols import LatentSpace
 from vidgen.samplers.masks import TASKS, draw_tasks, task_masks
 from vidgen.samplers.places import draw_places
@@ -103,12 +104,13 @@ class Frames(Part):
             return condition
         batch, grid = len(latent), latent.full_grid
         device = next(iter(latent.tensors().values())).device
-        mask = task_masks(draw_tasks(self.tasks, batch), grid).to(device)
+        clips = world_size() * batch
+        mask = own_rows(task_masks(draw_tasks(self.tasks, clips), grid)).to(device)
         if not self.regions:
             mask = mask[:, :, 0, 0]
         if not self.context:
             return replace(condition, known=latent, known_mask=mask)
-        told = torch.rand(batch, device=device) < self.share
+        told = own_rows(torch.rand(clips, device=device)) < self.share
         aside = mask.flatten(2).all(2) if self.regions else mask
         known = mask & ~told.view(-1, *[1] * (mask.ndim - 1))
         return replace(condition, known=latent, known_mask=known, frames=latent, frames_mask=aside & told[:, None], frames_at=0)

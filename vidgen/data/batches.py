@@ -56,13 +56,14 @@ class BatchOrder:
         batch_sizes: items of each bucket in a batch of one process.
         seed: of all orders.
         ranks: processes, which in one step have parts of one bucket's batch.
+        parts: equal ones that a process goes through one after another; each has its share of every part of the whole batch.
     """
 
     SEQUENCE = 2**63
     """Added to an epoch for the order of its batches, which is then another than that of its items."""
 
-    def __init__(self, sizes: Sequence[int], batch_sizes: Sequence[int], seed: int, ranks: int = 1) -> None:
-        self.sizes, self.batch_sizes, self.seed, self.ranks = sizes, batch_sizes, seed, ranks
+    def __init__(self, sizes: Sequence[int], batch_sizes: Sequence[int], seed: int, ranks: int = 1, parts: int = 1) -> None:
+        self.sizes, self.batch_sizes, self.seed, self.ranks, self.parts = sizes, batch_sizes, seed, ranks, parts
         self._orders = [Order(size, seed) for size in sizes]
         self._epoch: int | None = None
         self._buckets, self._numbers = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -71,8 +72,9 @@ class BatchOrder:
         """The bucket of a step, and (item, epoch of the bucket) of all that one process takes of it."""
         bucket, number = self._place(step) if len(self.sizes) > 1 else (0, step)
         size, order = self.batch_sizes[bucket], self._orders[bucket]
-        begin = (number * self.ranks + rank) * size
-        return bucket, [order(position) for position in range(begin, begin + size)]
+        whole = np.arange(number * self.ranks * size, (number + 1) * self.ranks * size)
+        own = whole.reshape(self.parts, self.ranks, -1)[:, rank].flatten()
+        return bucket, [order(position) for position in own.tolist()]
 
     def _place(self, step: int) -> tuple[int, int]:
         """A step's bucket, and how many batches of it came before."""
@@ -101,9 +103,10 @@ class BatchOrder:
 class ClipBatches(IterableDataset):
     """Training batches of clips for steps ``first`` to ``last``: ``video`` uint8 (B, T, H, W, 3) and ``label`` (B,).
 
-    Step k of ``ranks`` processes takes the clips k*B*ranks to (k+1)*B*ranks of the shuffled order, and rank r its share of them,
-    so that any number of workers and ranks sees the same clips in the same step. Of data with buckets every batch is of one of
-    them, as :class:`BatchOrder` says, and ``batch_size`` is one number for all or one for each.
+    Step k of ``ranks`` processes takes the clips k*B*ranks to (k+1)*B*ranks of the shuffled order, and rank r its share of them
+    (of each of ``parts`` equal parts of them), so that any number of workers and ranks sees the same clips in the same step. Of
+    data with buckets every batch is of one of them, as :class:`BatchOrder` says, and ``batch_size`` is one number for all or one
+    for each.
     """
 
     def __init__(
@@ -116,15 +119,16 @@ class ClipBatches(IterableDataset):
         last: int,
         rank: int = 0,
         ranks: int = 1,
+        parts: int = 1,
     ) -> None:
         self.buckets, self.seed = buckets_of(data), seed
         self.batch_sizes = for_each(batch_size, self.buckets)
-        self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
+        self.first, self.last, self.rank, self.ranks, self.parts = first, last, rank, ranks, parts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = BatchOrder([data.size("train") for data in self.buckets], self.batch_sizes, self.seed, self.ranks)
+        order = BatchOrder([data.size("train") for data in self.buckets], self.batch_sizes, self.seed, self.ranks, self.parts)
         for step in range(self.first + offset, self.last, stride):
             bucket, places = order(step, self.rank)
             yield collate([self.buckets[bucket].clip("train", item, epoch) for item, epoch in places])

@@ -31,6 +31,7 @@ from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
 from vidgen.nn.layout import token_layout
+from vidgen.nn.parallel import counted_mean, randn_like
 from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import ORDERS, Places, full_grid, generation_order
 from vidgen.nn.tokens import Tokens
@@ -205,7 +206,7 @@ class AR(nn.Module):
         """The mean loss of a token, over those that are not given."""
         latent, condition = self.conditioner.draw_cells(latent, condition)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
-        noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
+        noise = None if latent.logvar is None else randn_like(latent.logvar)
         return self._loss(latent, self.tokens.of(latent, noise), condition)
 
     @torch.no_grad()
@@ -219,7 +220,7 @@ class AR(nn.Module):
 
     def _loss(self, latent: Latent, tokens: Tensor, condition: Condition | None) -> Losses:
         losses, counted = self.token_losses(tokens, self.tokens.grids(latent), condition, latent.start)
-        total = (losses * counted).sum() / counted.expand_as(losses).sum().clamp_min(1)
+        total = counted_mean(losses, counted)
         return Losses(total=total, scalars={"nll" if self.head.likelihood else "flow": total})
 
     def token_losses(

@@ -29,6 +29,7 @@ from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.causal_conv import patchify, unpatchify
 from vidgen.nn.embeddings import TimestepEmbedding
 from vidgen.nn.given import given_field, known_cells, per_cell, with_given
+from vidgen.nn.parallel import counted_mean, own_rows, randn_like, world_size
 from vidgen.nn.rope import grid_positions, rotary_table
 from vidgen.nn.trunk import FinalLayer, Layers, Trunk
 from vidgen.protocols import LatentSpace
@@ -273,15 +274,16 @@ class DiT(nn.Module):
         latent, condition = self.conditioner.draw_cells(latent, condition)
         x = latent.h
         assert x is not None
-        shape = (len(x), x.shape[2]) if self.noise_levels == "cell" else (len(x),)
+        clips = world_size() * len(x)
+        shape = (clips, x.shape[2]) if self.noise_levels == "cell" else (clips,)
         if self.times == "uniform":
-            t = self.path.levels(torch.rand(shape, device=x.device))
+            t = self.path.levels(own_rows(torch.rand(shape, device=x.device)))
         else:
-            t = self.path.levels(flow.logit_normal(shape, self.time_mean, self.time_std, x.device))
-        noise = torch.randn_like(x)
+            t = self.path.levels(own_rows(flow.logit_normal(shape, self.time_mean, self.time_std, x.device)))
+        noise = randn_like(x)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
         if latent.logvar is not None:  # of a continuous latent each step sees another draw of the posterior
-            x = latent.drawn(torch.randn_like(x))
+            x = latent.drawn(randn_like(x))
         return self.loss_at(x, t, noise, condition, latent.start)
 
     @torch.no_grad()
@@ -309,11 +311,11 @@ class DiT(nn.Module):
         error = F.mse_loss(v if unit == "v" else out, path.target(unit, x, noise, level), reduction="none")
         if self.min_snr:
             error = error * path.min_snr(unit, level, self.min_snr)
-        total = _mean(error, counted)
+        total = counted_mean(error, counted)
         scalars = {"ddpm" if isinstance(path, DDPM) else "flow": total}
         if share is not None and isinstance(path, DDPM):
             bits = vlb_bits(path, x.float(), x_t.float(), v.float(), share, level.clamp_min(1 / path.T))
-            scalars["vlb"] = _mean(bits, counted)
+            scalars["vlb"] = counted_mean(bits, counted)
         return Losses(total=torch.stack(list(scalars.values())).sum(), scalars=scalars)
 
     # Sampling ---------------------------------------------------------------------------------------------------------------
@@ -411,8 +413,3 @@ def _given(condition: Condition | None, grid: Shape, start: int) -> Given | None
         return None
     h = given_field(condition, "h")
     return h, cells.unsqueeze(1).to(h.device)
-
-
-def _mean(error: Tensor, counted: Tensor | None) -> Tensor:
-    """The mean, of those elements that are counted."""
-    return error.mean() if counted is None else (error * counted).sum() / counted.sum().clamp_min(1)

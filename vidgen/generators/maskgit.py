@@ -26,6 +26,7 @@ from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, Losses, Shape
 from vidgen.nn.given import known_tokens
 from vidgen.nn.layout import Layout, token_layout
+from vidgen.nn.parallel import counted_mean, own_rows, randn_like, world_size
 from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import full_grid
 from vidgen.nn.tokens import Tokens
@@ -221,12 +222,13 @@ class MaskGIT(nn.Module):
     def loss(self, latent: Latent, condition: Condition | None = None) -> Losses:
         """The head's loss on masked tokens, whose share differs from clip to clip; of given cells none is masked."""
         latent, condition = self.conditioner.draw_cells(latent, condition)
-        noise = None if latent.logvar is None else torch.randn_like(latent.logvar)
+        noise = None if latent.logvar is None else randn_like(latent.logvar)
         tokens, grids = self.tokens.of(latent, noise), self.tokens.grids(latent)
         condition = self.conditioner.drop(self.conditioner.draw_known(latent, condition))
         known = self._known(condition, tokens, grids, latent.start)
-        ratio = self._ratios(torch.rand(len(latent), device=tokens.device))
-        masked = unmask.draw_mask(ratio, torch.rand(tokens.shape[:2], device=tokens.device), known)
+        clips = world_size() * len(latent)
+        ratio = self._ratios(own_rows(torch.rand(clips, device=tokens.device)))
+        masked = unmask.draw_mask(ratio, own_rows(torch.rand(clips, tokens.shape[1], device=tokens.device)), known)
         loss = self.loss_at(tokens, masked, condition, grids, latent.start, self.label_smoothing)
         return Losses(total=loss, scalars={"masked": loss})
 
@@ -264,7 +266,7 @@ class MaskGIT(nn.Module):
     ) -> Tensor:
         """The mean of the head's loss over the ``masked`` (B, N) ones of ``tokens``."""
         each = self.head.loss(self(tokens, masked, condition, grids=grids, start=start), tokens, smoothing)
-        return (each * masked).sum() / masked.sum().clamp_min(1)
+        return counted_mean(each, masked)
 
     def _ratios(self, u: Tensor) -> Tensor:
         """Mask ratios of training from uniform numbers."""

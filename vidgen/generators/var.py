@@ -32,6 +32,7 @@ from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
 from vidgen.nn.given import given_field, known_cells, with_given
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
+from vidgen.nn.parallel import counted_mean, own_rows, randn_like, world_size
 from vidgen.nn.pyramid import area_down, next_input, upsample
 from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import full_grid
@@ -289,11 +290,10 @@ class VAR(nn.Module):
         grids = self._grids(latent)
         losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
         given = self._given(condition, grids, latent.start)
-        if given is None:
-            total = losses.mean()
-        else:  # what is given need not be said
+        new = None
+        if given is not None:  # what is given need not be said
             new = ~torch.cat([_forced(given, block) for block in _blocks(grids, self.scales) if block.scale < self.scales], dim=1)
-            total = (losses * new).sum() / new.sum().clamp_min(1)
+        total = counted_mean(losses, new)
         return Losses(total=total, scalars={"flow" if self.continuous else "nll": total})
 
     def forward(
@@ -496,7 +496,7 @@ class VAR(nn.Module):
         h, grids = latent.h, self._grids(latent)
         assert h is not None
         if latent.logvar is not None:
-            h = latent.drawn(torch.randn_like(h))
+            h = latent.drawn(randn_like(h))
         targets, sums = [], []
         for piece, part in enumerate(h.split(self.spec.pieces(h.shape[2], latent.start), dim=2)):
             z = torch.zeros_like(part)
@@ -504,8 +504,8 @@ class VAR(nn.Module):
                 residue = area_down(part - z, grid)
                 targets.append(to_tokens(residue) / self.std[scale])
                 if wrong and scale < self.scales - 1:
-                    level = wrong * torch.rand(len(h), 1, 1, 1, 1, device=h.device)
-                    residue = residue + level * self.std[scale].view(-1, 1, 1, 1) * torch.randn_like(residue)
+                    level = wrong * own_rows(torch.rand(world_size() * len(h), 1, 1, 1, 1, device=h.device))
+                    residue = residue + level * self.std[scale].view(-1, 1, 1, 1) * randn_like(residue)
                 z = z + upsample(residue, _grid(part), UPSAMPLING)
                 sums.append(z)
         return targets, sums

@@ -22,6 +22,7 @@ from vidgen.errors import UserError
 from vidgen.heads.mlp import ModulatedMLP, check_sizes
 from vidgen.heads.subids import guided
 from vidgen.nn.embeddings import TimestepEmbedding
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.nn.trunk import FinalLayer
 from vidgen.protocols import LatentSpace
 from vidgen.samplers import flow
@@ -94,11 +95,12 @@ class Flow(nn.Module):
 
     def loss(self, x: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """The velocity's squared error, a mean over channels and ``repeats``: (B, n); ``smoothing`` is of softmaxes only."""
-        size = (self.repeats, *target.shape[:-1])
+        clips, *tokens = target.shape[:-1]
+        size = (self.repeats, world_size() * clips, *tokens)
         stream = None if self.training else torch.Generator().manual_seed(0)
         device = x.device if self.training else None
-        u = torch.rand(*size, generator=stream, device=device).to(x.device).clamp_min(1e-6)
-        noise = torch.randn(*size, self.draws, generator=stream, device=device).to(x.device)
+        u = own_rows(torch.rand(*size, generator=stream, device=device), axis=1).to(x.device).clamp_min(1e-6)
+        noise = own_rows(torch.randn(*size, self.draws, generator=stream, device=device), axis=1).to(x.device)
         quantile = (torch.arange(self.repeats, device=x.device).view(-1, 1, 1) + u) / self.repeats
         t = torch.sigmoid(self.time_mean + self.time_std * torch.special.ndtri(quantile))
         return self.loss_at(x, target, t, noise).mean(dim=0)

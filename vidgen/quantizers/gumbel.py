@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from vidgen.errors import UserError
 from vidgen.latents import Shape
 from vidgen.nn.codebook import cells_of, check_table, nearest, rows_of
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.protocols import Quantized
 from vidgen.registry import unknown
 
@@ -156,7 +157,8 @@ class Gumbel(nn.Module):
     def _shares(self, logits: Tensor) -> Tensor | None:
         """How much of each code a cell takes (N, K), a relaxed sample in training; None where it is all of the most likely."""
         if self.training:
-            noise = -torch.empty_like(logits).exponential_().log()
+            whole = logits.new_empty(world_size() * len(logits), logits.shape[1])
+            noise = -own_rows(whole.exponential_()).log()
             return ((logits + noise) / self.temperature).softmax(dim=1)
         return (logits / self.temperature).softmax(dim=1) if self.mode == "soft" else None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vidgen.errors import UserError
 from vidgen.latents import Shape
+from vidgen.nn.parallel import randn_like
 from vidgen.protocols import Quantized
 
 KIND = "continuous"
@@ -54,7 +55,7 @@ class KL(nn.Module):
         mean, logvar = self._posterior(x)
         if not self.training:
             return Quantized(z=mean, h=mean, logvar=logvar)
-        z = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+        z = mean + torch.exp(0.5 * logvar) * randn_like(mean)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=1).mean()
         return Quantized(z=z, h=mean, logvar=logvar, losses={"kl": self.weight * divergence} if self.weight else {})
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vidgen.errors import UserError
 from vidgen.latents import Shape, scale_grids
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.nn.pyramid import SPATIAL, Phi, area_down, nearest_tick, residual_pyramid, split_scales, upsample
 from vidgen.protocols import Quantized
 from vidgen.registry import build, unknown
@@ -282,5 +283,7 @@ def _ids(steps: Sequence[Scale]) -> Tensor | None:
 
 def _flipped(ids: Tensor, flip: float, generator: torch.Generator | None) -> Tensor:
     """Bits (B, n, L), each flipped with the chance that its clip draws from [0, flip]."""
-    chance = flip * torch.rand(len(ids), 1, 1, generator=generator, device=ids.device)
-    return torch.where(torch.rand(ids.shape, generator=generator, device=ids.device) < chance, 1 - ids, ids)
+    clips = world_size() * len(ids)
+    chance = flip * own_rows(torch.rand(clips, 1, 1, generator=generator, device=ids.device))
+    flips = own_rows(torch.rand(clips, *ids.shape[1:], generator=generator, device=ids.device))
+    return torch.where(flips < chance, 1 - ids, ids)

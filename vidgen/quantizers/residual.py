@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vidgen.errors import UserError
 from vidgen.latents import Shape
+from vidgen.nn.parallel import own_rows, world_size
 from vidgen.protocols import Quantized
 from vidgen.registry import build
 
@@ -119,8 +120,9 @@ class Residual(nn.Module):
         """(stages, B, 1, 1, 1, 1): 1 where the decoder sees that stage of that clip, else 0."""
         last = torch.full((len(x),), self.stages, device=x.device)
         if self.training and self.dropout:
-            drawn = torch.randint(1, self.stages + 1, last.shape, device=x.device)
-            last = torch.where(torch.rand(last.shape, device=x.device) < self.dropout, drawn, last)
+            whole = (world_size() * len(x),)
+            drawn = own_rows(torch.randint(1, self.stages + 1, whole, device=x.device))
+            last = torch.where(own_rows(torch.rand(whole, device=x.device)) < self.dropout, drawn, last)
         return (torch.arange(self.stages, device=x.device).unsqueeze(1) < last).to(x.dtype)[..., None, None, None, None]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vidgen.latents import joint_ids
 from vidgen.metrics.codebook_usage import LARGEST_JOINT, codebook_figures
-from vidgen.nn.parallel import sum_over_ranks
+from vidgen.nn.parallel import gather_rows
 from vidgen.registry import options
 
 if TYPE_CHECKING:
@@ -49,14 +49,15 @@ class UsageWindow(nn.Module):
         self.register_buffer("offsets", torch.tensor(levels).cumsum(0) - torch.tensor(levels), persistent=False)
 
     def count(self, ids: Tensor, step: int) -> None:
-        """Puts the batch of ``step``, ids (B, N, L), in the place of the oldest."""
+        """Puts the batch of ``step``, ids (B, N, L) of this process and of the others, in the place of the oldest."""
+        ids = gather_rows(ids)
         flat = joint_ids(ids, self.levels) if self.joint else ids + self.offsets
         flat = flat.flatten()
         self.counts[step % WINDOW].zero_().scatter_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
 
     def figures(self) -> dict[str, float]:
-        """Usage, perplexity and dead codes over the window and all processes; see :func:`codebook_figures`."""
-        return codebook_figures(sum_over_ranks(self.counts.sum(dim=0)), self.levels)
+        """Usage, perplexity and dead codes over the window; see :func:`codebook_figures`."""
+        return codebook_figures(self.counts.sum(dim=0), self.levels)
 
 
 def collapse(figures: Mapping[str, float], levels: tuple[int, ...], quantizer: nn.Module) -> str:

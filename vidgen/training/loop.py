@@ -16,11 +16,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from vidgen.errors import UserError
+from vidgen.nn.parallel import mean_over_ranks
+from vidgen.training import ranks
 from vidgen.training.guards import blame
 from vidgen.training.task import Task
 
@@ -71,9 +75,12 @@ def train(
 ) -> None:
     """Trains ``task`` to the end of its recipe, from ``checkpoint`` where that exists.
 
+    Several processes (:mod:`vidgen.training.ranks`) call it together. They take the same steps, by Lightning's DDP, and stop
+    after the same one; the first of them alone calls the hooks and writes.
+
     Args:
         task: the model and its recipe.
-        loader: given the first step, the loader of the batches from there to the last step.
+        loader: given the first step, the loader of the batches from there to the last step, of this process's share of them.
         checkpoint: where the state is kept; the one before it stays beside it until the new one is whole.
         hooks: what to call.
         precision: ``bf16`` or ``fp32``.
@@ -94,9 +101,33 @@ def train(
     if compiled:
         task.compile_model()
     _quiet()
-    trainer = L.Trainer(
+    with ranks.connected(accelerator):
+        try:
+            with watch.catching_signals():
+                trainer = _trainer(task, watch, precision, accelerator)
+                trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
+        except (SIGTERMException, RuntimeError) as error:
+            # Asked to stop, Lightning leaves in a way of its own, and a worker that was asked as well is missed.
+            if not (watch.stopping and (isinstance(error, SIGTERMException) or "DataLoader worker" in str(error))):
+                raise
+        if ranks.anyone(watch.stopping):
+            raise Stopped
+
+
+def _trainer(task: Task, watch: Watch, precision: str, accelerator: str) -> L.Trainer:
+    """Lightning's trainer for this process alone, or for all processes as one."""
+    several: dict[str, Any] = {}
+    if ranks.count() > 1:
+        # The adversary's gradients are averaged in its own step, and what is in buffers is the same everywhere as it comes about.
+        apart = [name for name, _ in task.named_parameters() if name.startswith("adversary.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, apart)
+        several["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        several["plugins"] = [ranks.environment()]
+    return L.Trainer(
         accelerator=accelerator,
-        devices=1,
+        devices=ranks.count() // ranks.machines(),
+        num_nodes=ranks.machines(),
+        **several,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_steps=task.recipe.steps,
         max_epochs=-1,
@@ -109,15 +140,6 @@ def train(
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
-    try:
-        with watch.catching_signals():
-            trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
-    except (SIGTERMException, RuntimeError) as error:
-        # Asked to stop, Lightning leaves in a way of its own, and a worker that was asked as well is missed.
-        if not (watch.stopping and (isinstance(error, SIGTERMException) or "DataLoader worker" in str(error))):
-            raise
-    if watch.stopping:
-        raise Stopped
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -192,6 +214,12 @@ class Watch(L.Callback):
         self._last: Taken | None = None
         self._warned = False
 
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Of several processes, each hears signals itself: Lightning would answer one in the midst of what they do together."""
+        if ranks.count() > 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.ask)
+
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
         """Before each step: listens for its gradients."""
         assert isinstance(task, Task)
@@ -218,20 +246,26 @@ class Watch(L.Callback):
             self._check(task, self._last)
             self._log(trainer, step)
         if step in preview_steps(steps):
-            self.hooks.log(step, "val", task.validate_now())
-            self.hooks.preview(step)
-        stopping = self.stopping  # read once, for the wish may come at any moment
+            ranks.first(lambda: self._show(task, step))
+        stopping = ranks.anyone(self.stopping)  # read once, for the wish may come at any moment
         if step % self.checkpoint_every == 0 or step >= steps or stopping:
             self._check(task, self._last)
             self._check_weights(task, step)
             self.save(trainer)
         trainer.should_stop = stopping
 
+    def _show(self, task: Task, step: int) -> None:
+        self.hooks.log(step, "val", task.validate_now())
+        self.hooks.preview(step)
+
     def save(self, trainer: L.Trainer) -> None:
         """Writes the checkpoint beside its place, keeps the old one as the previous, then puts the new one in its place."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.checkpoint.with_suffix(".partial")
         trainer.save_checkpoint(fresh)
+        ranks.first(lambda: self._put(fresh))
+
+    def _put(self, fresh: Path) -> None:
         if self.checkpoint.exists():
             self.checkpoint.replace(previous(self.checkpoint))
         fresh.replace(self.checkpoint)
@@ -260,8 +294,12 @@ class Watch(L.Callback):
 
     def _log(self, trainer: L.Trainer, step: int) -> None:
         values = {f"loss/{name}": float(total) / self._counts[name] for name, total in self._sums.items()}
-        values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         self._sums, self._counts = {}, {}
+        means = mean_over_ranks(torch.tensor(list(values.values()), dtype=torch.float64))
+        values = dict(zip(values, means.tolist(), strict=True))
+        if not ranks.lead():
+            return
+        values["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         assert isinstance(trainer.lightning_module, Task)
         health, warning = trainer.lightning_module.health()
         self.hooks.log(step, "train", values | health)
@@ -269,6 +307,12 @@ class Watch(L.Callback):
         if warning and not self._warned:  # once: its figures change from step to step
             self._warned = True
             self.hooks.warn(f"step {step}: {warning}")
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """A signal: the wish to stop. To several processes one Ctrl-C may come twice, from the terminal and from torchrun."""
+        if self.stopping and number == signal.SIGINT and ranks.count() == 1:
+            raise Stopped
+        self.stopping = True
 
     def catching_signals(self) -> _Signals:
         """Turns the first Ctrl-C or SIGTERM into a wish to stop; a second Ctrl-C stops at once."""
@@ -282,16 +326,11 @@ class _Signals:
 
     def __enter__(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._ask)
+            self.before[number] = signal.signal(number, self.watch.ask)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.watch.stopping and number == signal.SIGINT:
-            raise Stopped
-        self.watch.stopping = True
 
 
 def _quiet() -> None:
@@ -299,6 +338,7 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional")  # what is to follow it is private so far
     os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
 
 

@@ -31,7 +31,7 @@ class Recipe:
 
     Attributes:
         steps: optimizer steps.
-        batch_size: clips a step and process.
+        batch_size: clips a step, of which each of several processes has an equal share.
         optimizer: ``adamw``, or ``muon`` on inner matrices and AdamW on the rest.
         lr: AdamW's learning rate.
         muon_lr: Muon's.
@@ -71,7 +71,8 @@ class Recipe:
 class Task(L.LightningModule, ABC):
     """A model, its average of weights (the one that is used afterwards), its optimizer and one reproducible step.
 
-    Randomness is seeded anew in every step from (seed, step, rank), so going on after a stop needs no generator state.
+    Randomness is seeded anew in every step from (seed, step), so going on after a stop needs no generator state. It is the same
+    in all processes: each takes its rows of what is drawn for the clips of all (:mod:`vidgen.nn.parallel`).
     """
 
     stage: str
@@ -105,12 +106,12 @@ class Task(L.LightningModule, ABC):
     def training_step(self, batch: Any, _: int) -> dict[str, Any]:
         """One reproducible step."""
         losses = self.step_losses(batch, self.global_step)
-        self.last_total = losses.total.detach()
+        self.last_total = mean_over_ranks(losses.total.detach())
         return {"loss": losses.total, "scalars": {name: value.detach() for name, value in losses.scalars.items()}}
 
     def step_losses(self, batch: Any, step: int) -> Losses:
         """The objective on the batch of ``step``, with that step's randomness; of its parts only the last keeps its graph."""
-        torch.manual_seed(key(self.seed, self.stage, step, self.global_rank))
+        torch.manual_seed(key(self.seed, self.stage, step, 0))
         count = self.recipe.accumulate
         if count == 1:
             return self.losses(batch)
@@ -363,6 +364,7 @@ class LatentBatches(torch.utils.data.IterableDataset):
         images: likewise.
         rank: of this process.
         ranks: how many there are.
+        parts: as in :class:`vidgen.data.batches.ClipBatches`.
     """
 
     def __init__(
@@ -377,14 +379,15 @@ class LatentBatches(torch.utils.data.IterableDataset):
         images: float = 0.0,
         rank: int = 0,
         ranks: int = 1,
+        parts: int = 1,
     ) -> None:
         self.caches, self.seed = [cache] if isinstance(cache, LatentCache) else list(cache), seed
         self.batch_sizes = for_each(batch_size, self.caches)
-        self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
+        self.first, self.last, self.rank, self.ranks, self.parts = first, last, rank, ranks, parts
         self.windows, self.images = windows, images
 
     def __iter__(self) -> Iterator[tuple[Latent, Condition]]:
-        order = BatchOrder([len(cache) for cache in self.caches], self.batch_sizes, self.seed, self.ranks)
+        order = BatchOrder([len(cache) for cache in self.caches], self.batch_sizes, self.seed, self.ranks, self.parts)
         for step in range(self.first, self.last):
             bucket, places = order(step, self.rank)
             cache = self.caches[bucket]
