@@ -1,9 +1,9 @@
 """What README.md and docs/ show is run, on one small run that all of these tests share, whichever worker needs it first.
 
 Run, with the words that are shown and :data:`SMALLER` in the place of numbers that cost time, in a folder in which placeholders
-(VIDEO.mp4, PATH, ...) are there: ``list``, ``show``, ``doctor``, ``data``, ``sample``, ``eval``, ``compare``, ``encode``, ``decode``
-and ``reconstruct``, in blocks and in sentences; and every block of Python. Where others' weights are asked for (FILE), the answer has
-to be the sentence that says so.
+(VIDEO.mp4, PATH, ...) are there: ``list``, ``show``, ``doctor``, ``data``, ``sample``, ``eval``, ``compare``, ``encode``,
+``decode`` and ``reconstruct``, in blocks and in sentences; and every block of Python. Where others' weights are asked for (FILE),
+the answer has to be the sentence that says so.
 
 Not run: the other commands of training, which ``test_docs.py`` composes, each combination of them, with the words that are
 shown. One ``vidgen fit`` is run here, with :data:`FIT`, and ``.ci/run`` runs ``vidgen fit experiment=smoke`` from the wheel.
