@@ -197,14 +197,20 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout vidgen runs from, with ``-dirty`` where files differ from it; None outside a checkout."""
+    """The commit of the checkout vidgen runs from; None outside a checkout.
+
+    ``-dirty`` follows where the code or the recipes differ from it; what is written of results does not count.
+    """
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    name = git("describe", "--always", "--abbrev=12")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "vidgen", "configs", "benchmarks/*.py")
+    return f"{name}-dirty" if name and changed else name or None
 
 
 def hardware() -> dict[str, Any]:
