@@ -13,7 +13,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,11 @@ from typing import Any
 import yaml
 from records import Origin, Record, append, read, to_lines
 
-from vidgen.config import load, preset_names
 from vidgen.errors import UserError
 from vidgen.evaluation import rows
+from vidgen.evaluation.cells import NOT_OF_THE_RECIPE, costs, flat, tokenizer_name
 
 RESULTS = Path(__file__).parent / "results"
-
-NOT_OF_THE_RECIPE = ("seed", "command", "words", "route", "choices", "runs", "resume", "reuse", "logger", "trainer")
-"""What does not decide what was compared: the seed, where things lie, the machine, and words about it all."""
 
 FOLDERS = ("data.path", "data.cache", "tokenizer.from", "init", "resume", "runs")
 """Options that name folders of one machine, which are no other's business: their last name is kept."""
@@ -48,7 +45,7 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
     origin = Origin(
         run=run.resolve().name,
         command=shlex.join(map(portable, shlex.split(config["command"]))),
-        tokenizer=_tokenizer(names["tokenizer"], config["tokenizer"]),
+        tokenizer=tokenizer_name(names["tokenizer"], config["tokenizer"]),
         generator=names.get("generator"),
         data=config["choices"]["data"],
         config=fingerprint(config),
@@ -64,23 +61,14 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
         results = [replace(row, seconds=took) for row in rows.read(run / again / "metrics.jsonl") if row.stage == "evaluation"]
     if not results:
         raise UserError(f"There are no results in {run / (again or '')}: 'vidgen eval run={run} out=eval' makes some in eval.")
-    return [Record(origin=origin, row=row) for row in [*results, *_costs(environment, results)]]
+    return [Record(origin=origin, row=row) for row in [*results, *costs(environment, results[-1])]]
 
 
 def fingerprint(config: dict[str, Any]) -> str:
     """Hash of the recipe but for the seed: equal for runs that may be averaged, on whatever machine."""
-    recipe = {key: value for key, value in _flat(config) if key.partition(".")[0] not in NOT_OF_THE_RECIPE}
+    recipe = {key: value for key, value in flat(config) if key.partition(".")[0] not in NOT_OF_THE_RECIPE}
     recipe |= {key: Path(recipe[key]).name for key in FOLDERS if recipe.get(key)}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by its full key, ``generator.training.steps``."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def portable(word: str) -> str:
@@ -103,23 +91,6 @@ def add(name: str, run: Path, folder: Path = RESULTS, again: str | None = None) 
         return 0
     append(path, found)
     return len(found)
-
-
-def _tokenizer(name: str, config: Mapping[str, Any]) -> str:
-    """The tokenizer's name, followed by its quantizer's where that is not its recipe's."""
-    quantizer = config.get("quantizer", {}).get("name")
-    own = load("tokenizer", name).get("quantizer", {}).get("name") if name in preset_names("tokenizer") else quantizer
-    return name if quantizer == own else f"{name}, quantizer {quantizer}"
-
-
-def _costs(environment: dict[str, Any], results: Sequence[rows.Row]) -> list[rows.Row]:
-    """Parameters and operations as rows like all others, by the names that the report has for them."""
-    values = {f"{part}/parameters": value for part, value in environment["parameters"].items()} | environment["flops"]
-    last = results[-1]
-    return [
-        rows.Row(stage="evaluation", split=last.split, step=last.step, seconds=last.seconds, name=name, value=float(value))
-        for name, value in values.items()
-    ]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -158,7 +158,8 @@ class Job:
                         return process.wait() and STOPPED
                     time.sleep(POLL)
             except KeyboardInterrupt:
-                process.wait()  # it has had the same signal
+                process.terminate()  # Ctrl-C has reached it too, a signal that was sent to us alone has not
+                process.wait()
                 raise
         return process.returncode
 
@@ -173,23 +174,17 @@ class Job:
         command = " ".join([found[0].origin.command, *self.again])
         origin = replace(found[0].origin, config=self.config, command=command)
         figures = [record.row for record in found]
-        records = [Record(origin=origin, row=row) for row in [*figures, *self._costs(folder, figures[-1]), *curves(folder)]]
+        records = [Record(origin=origin, row=row) for row in [*figures, *self._work(folder, figures[-1]), *curves(folder)]]
         with alone(self.kept):
             if (self.config, self.seed) not in done(self.kept):
                 append(self.kept, records)
 
-    def _costs(self, folder: Path, last: rows.Row) -> Iterator[rows.Row]:
-        """What training took, as rows like all others."""
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    def _work(self, folder: Path, like: rows.Row) -> Iterator[rows.Row]:
+        """The operations of training, as rows like all others."""
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        found = {}
-        for stage in suites.STAGES:
-            if stage in environment["timings"]:
-                found[f"{stage}/train_seconds"] = environment["timings"][stage]
-            if stage in self.flops:
-                found[f"{stage}/train_flops"] = self.flops[stage] * config[stage]["training"]["steps"]
-        for name, value in found.items():
-            yield replace(last, name=name, value=float(value), protocol=None, n=None, interval=None)
+        for stage, flops in self.flops.items():
+            total = float(flops * config[stage]["training"]["steps"])
+            yield replace(like, name=f"{stage}/train_flops", value=total, protocol=None, n=None, interval=None)
 
 
 def curves(folder: Path) -> list[rows.Row]:
@@ -347,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="stop after so many")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
     given = parser.parse_intermixed_args(arguments)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         if given.suite is None:
             print("\n".join(f"{name:<18} {suites.load(name).title}" for name in suites.names()))
@@ -358,6 +354,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
         return STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _main(given: argparse.Namespace) -> int:

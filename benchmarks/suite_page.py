@@ -20,7 +20,8 @@ from records import BASELINE, Record, read
 
 from vidgen.cli.compose import compose
 from vidgen.errors import UserError
-from vidgen.evaluation.compare import Cell, Sheet, content, curves, machine, settings, write_page
+from vidgen.evaluation.cells import Cell, Sheet, curves, machine, settings
+from vidgen.evaluation.compare import content, write_page
 from vidgen.routes import fitted
 
 RESULTS = Path(__file__).parent / "results" / "suites"

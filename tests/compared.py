@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vidgen.evaluation.compare import Cell, Curve, Sheet
+from vidgen.evaluation.cells import Cell, Curve, Sheet
 from vidgen.evaluation.pictures import sprite
 from vidgen.evaluation.rows import Row, append
 

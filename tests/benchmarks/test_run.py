@@ -266,6 +266,33 @@ def test_when_the_time_is_over_the_run_is_asked_to_stop(make_suite: Make, fake: 
     assert not jobs[0].failure.exists()
 
 
+def test_a_signal_to_the_suite_stops_the_run_under_way(make_suite: Make, tmp_path: Path) -> None:
+    """It reaches nobody else by itself, and a run that went on alone would be in the way of the next suite."""
+    make_suite(seeds=[0])
+    (tmp_path / "fit.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "signal.signal(15, lambda *_: ((here / 'stopped').touch(), sys.exit(130)))\n"
+        "(here / 'started').touch()\n"
+        "time.sleep(60)"
+    )
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'benchmarks')!r}, {str(ROOT)!r}]\n"
+        "import pathlib, run, suite\n"
+        f"suite.RESULTS, suite.SUITES = (pathlib.Path(path) for path in ({str(suites.RESULTS)!r}, {str(tmp_path)!r}))\n"
+        "run.baselines.keep = lambda suite, words: None\n"
+        f"run.FIT = (sys.executable, {str(tmp_path / 'fit.py')!r})\n"
+        f"sys.exit(run.main(['tiny', '--only', 'lfq-dit', '--runs', {str(tmp_path / 'runs')!r}]))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    until = time.monotonic() + 120
+    while not (tmp_path / "started").exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(30) == run.STOPPED
+    assert (tmp_path / "stopped").exists()
+
+
 def test_a_wrong_name_of_a_run_is_answered_with_those_there_are(make_suite: Make) -> None:
     with pytest.raises(UserError, match="begins with vq: there are lfq-dit-0, lfq-maskgit-0"):
         run.some(make_suite(seeds=[0]), ["vq"])

@@ -21,7 +21,7 @@ def run(words: Sequence[str]) -> None:
     """Compares the runs that ``words`` (``RUN RUN ... [key=value ...]``) name: compare.html, compare.json and compare.md.
 
     Raises:
-        UserError: on an unknown option, where no run is given, or as :func:`vidgen.evaluation.compare.read_run`.
+        UserError: on an unknown option, where no run is given, or as :func:`vidgen.evaluation.cells.read_run`.
     """
     options = _options(words)
     folders = list(dict.fromkeys(Path(follow(folder)) for folder in options["runs"]))
@@ -30,8 +30,9 @@ def run(words: Sequence[str]) -> None:
     out = Path(options["out"])
     check_writable(out, "out")
     from vidgen.evaluation import compare
+    from vidgen.evaluation.cells import read_run
 
-    cells = [compare.read_run(folder) for folder in folders]
+    cells = [read_run(folder) for folder in folders]
     said = compare.content(cells, title=options["title"] or (f"{len(cells)} runs" if len(cells) > 1 else cells[0].run))
     page = compare.write_page(said, out / "compare.html")
     write_json(out / "compare.json", compare.without_samples(said))
