@@ -89,7 +89,6 @@ def write_run(folder: Path, **changes: Any) -> Path:
         "parameters": {"tokenizer": 2_000_000},
         "flops": {"generator/sample_flops": 2e9},
         "timings": {"tokenizer": 12.5, "generator": 25.0, "sampling": 3.0},
-        "throughput": {"samples/s": 4.0},
     }
     names = {"tokenizer": "lfq", "generator": "dit"} if said["stage"] == "all" else {"tokenizer": "lfq"}
     (folder / "model").mkdir(parents=True)

@@ -157,7 +157,7 @@ def test_a_run_is_read_with_its_costs_curves_and_samples(tmp_path: Path) -> None
         "tokenizer/train_seconds": 12.5,
         "generator/train_seconds": 25.0,
     }
-    assert found.rows["samples/seconds"].interval is None
+    assert found.rows["generator/train_seconds"].interval is None
     (curve,) = found.curves
     assert curve.points == ((10, 1.0, 2.0), (20, 2.0, 1.0))  # of the validation split, a repeated step once
     assert found.sheet is not None and found.sheet.labels == ("bounce", "gravity", "orbit")
