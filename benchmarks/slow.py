@@ -1,6 +1,7 @@
 """Runs the slow tests one by one and keeps what came of each: the proofs that take minutes.
 
     python benchmarks/slow.py            runs those that have not been run on this very code, and renders the table
+    python benchmarks/slow.py --only tests/tokenizers      those whose names begin so
     python benchmarks/slow.py --list     says which those are
 
 Stopped, it goes on where it was: a test that has passed on the same code, tests and configs is not run again.
@@ -77,10 +78,11 @@ def main() -> int:
     """Runs what is left; returns 1 where a test failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="say what is left to run, and run nothing")
-    only_list = parser.parse_args().list
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="tests whose names begin so")
+    given = parser.parse_args()
     version = code()
-    tests = left(slow_tests(), version)
-    if only_list:
+    tests = [test for test in left(slow_tests(), version) if test.startswith(tuple(given.only))]
+    if given.list:
         print("\n".join(tests))
         return 0
     failed = 0
