@@ -9,7 +9,8 @@ a codebook ages equally in all of them, and processes that draw differently stil
 in units of its own code; its losses are weighted back by the square of that unit, as squared errors are. The gradient passes
 through the first stage alone: straight through, a rest falls as much as the code before it rises. In
 ``vector-quantize-pytorch``, which the tests compare this with, rests are cut off from that, so that its gradient is as many times
-too large as there are stages.
+too large as there are stages. Where a stage's sample is relaxed (``gumbel``) nothing goes straight through, and the gradient
+passes through all stages and rests as it is.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Residual(nn.Module):
         self.in_channels = self.channels = groups * first.channels
         self.levels = first.levels * groups * stages
         self.stages, self.shrink, self.dropout = stages, shrink, dropout
+        self.relaxed = getattr(first, "relaxed", False)
 
     def forward(self, x: Tensor) -> Quantized:
         """(B, C, t, h, w) -> the sum of the codes, ids (B, N, stages * groups * L); losses are means over stages and groups."""
@@ -81,7 +83,8 @@ class Residual(nn.Module):
         codes = self._refined(x, lambda stage, v: stage(v))
         seen = self._seen(x)
         # What the stages after the first add has no slope: their rest falls as much as the code before them rises.
-        z = self._sum(code.z if index == 0 else seen[index] * code.z.detach() for index, code in enumerate(codes))
+        sloped = len(codes) if self.relaxed else 1
+        z = self._sum(seen[index] * (code.z if index < sloped else code.z.detach()) for index, code in enumerate(codes))
         losses = _mean_losses(codes, [self.shrink ** (2 * index) for index in range(self.stages)])
         return Quantized(z=z, h=x.detach(), ids=_all_ids(codes), losses=losses)
 
@@ -109,7 +112,7 @@ class Residual(nn.Module):
         for index, stage in enumerate(self.quantizers):
             scale = self.shrink**index
             codes.append(quantize(stage, rest / scale))
-            rest = rest - scale * codes[-1].z.detach()
+            rest = rest - scale * (codes[-1].z if self.relaxed else codes[-1].z.detach())
         return codes
 
     def _sum(self, zs: Iterable[Tensor]) -> Tensor:
