@@ -204,7 +204,7 @@ class Evaluation:
         self, asked: measure.Asked, shape: Shape, progress: Callable[[int], None] = lambda done: None
     ) -> Iterator[np.ndarray]:
         """Samples of a shape, batch by batch."""
-        return measure.sample_batches(
+        return measure.draw_samples(
             self.model,
             asked=asked,
             batch_size=self._at_once(self.options["batch_size"], shape),

@@ -305,7 +305,7 @@ def ask(model: Model, data: Data, count: int, split: str = "test") -> Asked:
     return Asked(labels=labels if told else np.full(count, -1), by_label=by_label, texts=texts, actions=actions)
 
 
-def sample_batches(
+def draw_samples(
     model: Model,
     *,
     asked: Asked,
@@ -325,11 +325,6 @@ def sample_batches(
             drawn = to_pixels(video)
         progress(end)
         yield drawn
-
-
-def draw_samples(model: Model, *, asked: Asked, **how: Any) -> np.ndarray:
-    """All of :func:`sample_batches`, uint8 (N, T, H, W, 3)."""
-    return np.concatenate(list(sample_batches(model, asked=asked, **how)))
 
 
 def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result]:

@@ -28,7 +28,7 @@ from vidgen.data.folder.cache import fit
 from vidgen.data.folder.layout import read_table
 from vidgen.data.folder.table import Item, UnreadableError
 from vidgen.errors import UserError, did_you_mean
-from vidgen.evaluation.measure import Precision, ask, sample_batches
+from vidgen.evaluation.measure import Precision, ask, draw_samples
 from vidgen.evaluation.protocol import DataRule
 from vidgen.protocols import Data
 from vidgen.registry import build
@@ -163,7 +163,7 @@ def _samples(text: str, run: Path, rule: DataRule, count: int | None, drawing: D
     asked = ask(model, data, rule_count(count, data))
 
     def clips() -> Iterator[tuple[str, Pixels]]:
-        drawn = sample_batches(
+        drawn = draw_samples(
             model,
             asked=asked,
             batch_size=drawing.batch_size,
