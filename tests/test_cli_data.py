@@ -18,7 +18,7 @@ from vidgen.cli import main
 from vidgen.cli.compose import compose
 from vidgen.cli.mistakes import look
 from vidgen.data import decode
-from vidgen.data.folder import SPLITS, Folder
+from vidgen.data.folder import SPLITS, Folder, table
 from vidgen.data.folder.check import command
 
 NAME = 'it\'s a "test" – ролики 影片 $x, [1] {a}: #=%'
@@ -150,6 +150,62 @@ def test_prepare_fills_the_cache_that_training_reads(mixed, capsys, monkeypatch,
     assert said(["prepare", mixed, "height=16", "width=24", "cache=here"], capsys).err == ""
 
 
+@pytest.fixture
+def sized(tmp_path):
+    """Videos of three sizes, a long one among them and one that is too short; more of each than a split needs."""
+    sizes = [(12, (24, 24))] * 4 + [(6, (24, 24))] * 3 + [(12, (20, 40))] * 4 + [(2, (24, 24))]
+    for tone, (count, size) in enumerate(sizes):
+        write(tmp_path / "sized" / f"{tone}.mp4", count=count, tone=9 * tone, size=size)
+    return tmp_path / "sized"
+
+
+@pytest.mark.parametrize("words", [[], ["workers=2"], ["data.decode=direct"], ["data.decode=direct", "workers=2"]])
+@pytest.mark.parametrize("buckets", ["auto", "[5x16x16,9x16x16,9x12x24]"])
+def test_after_prepare_nothing_is_left_to_decode_or_to_index(sized, capsys, monkeypatch, buckets, words):
+    """With the same words: neither frames, nor indices, nor aspects, nor checksums of the files."""
+    own = [f"data.buckets={buckets}", "data.tokens=4000", "frames=9", "height=16", "width=16", "data.mirror=0", "cache=here"]
+    told = said(["prepare", sized, *own, *words], capsys).out
+    left = ["Left out 11.mp4: its 2 frames are too few for any bucket."] if buckets != "auto" else []
+    assert [line for line in told.splitlines() if line.startswith("Left out")] == left
+    kept = "indexed in" if "data.decode=direct" in words else "in"
+    for bucket, videos, frames in (("9x16x16", 4, 48), ("5x16x16", 3, 18)):
+        assert f"{bucket}: {videos} videos, {frames} frames, 0.0 MB are {kept} " in told
+    recipe = config_of(told.splitlines()[-1].strip())
+    assert (recipe["tokens"], recipe["mirror"], recipe["frames"], recipe["cache"]) == (4000, 0.0, 9, "here")
+    assert recipe["decode"] == ("direct" if "data.decode=direct" in words else "auto")
+    del recipe["name"]
+
+    with monkeypatch.context() as patch:
+        for place, name in ((decode, "frames"), (decode, "index"), (table.VideoFile, "sha256")):
+            patch.setattr(place, name, lambda *_, name=name, **__: pytest.fail(f"{name} again"))
+        data = Folder(**recipe)
+        assert capsys.readouterr().err == ""
+    assert {part.shape for part in data.buckets} >= {(9, 16, 16), (5, 16, 16)}
+    clips = [part.clip("train", 0)["video"].shape for part in data.buckets]
+    assert clips == [(*part.shape, 3) for part in data.buckets]
+
+
+def test_the_cache_stays_where_the_disk_fills_meanwhile(sized, capsys, monkeypatch):
+    """What prepare has decoded is not decoded again as it is needed, of whichever bucket it is."""
+    own = ["buckets=[5x16x16,9x12x24]", "cache=here"]
+    line = said(["prepare", sized, *own], capsys).out.splitlines()[-1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: pytest.fail("there was nothing to ask"))
+    recipe = config_of(line.strip())
+    del recipe["name"]
+    assert len(Folder(**recipe).buckets) == 2
+
+
+def test_notes_of_other_buckets_stay(sized, monkeypatch):
+    """Buckets share an index, and other buckets a cache of the same size."""
+    for kind in ("direct", "cache"):
+        shared = {"path": str(sized), "cache": "here", "decode": kind, "frames": 5, "height": 16, "width": 16}
+        choices = [None, ["5x16x16", "9x12x24"], ["9x16x16", "5x16x16"]]
+        before = [Folder(**shared, buckets=buckets).fingerprint for buckets in choices]
+        with monkeypatch.context() as patch:
+            patch.setattr(table.VideoFile, "sha256", lambda video: pytest.fail("looked at again"))
+            assert [Folder(**shared, buckets=buckets).fingerprint for buckets in choices] == before
+
+
 def test_prepare_goes_on_where_it_was_stopped(mixed, capsys, monkeypatch):
     original, names = decode.frames, []
 
@@ -230,6 +286,8 @@ def test_a_group_stays_one_in_shards(tmp_path, capsys):
         (["check", "v", "workers=0"], "workers=0 is out of range: give a whole number from 1 on."),
         (["prepare", "v", "height=big"], "height=big is out of range"),
         (["prepare", "v", "fps=0"], "fps=0 is no frame rate"),
+        (["prepare", "v", "data.frames=0"], "frames=0 is out of range: give a whole number from 1 on."),
+        (["prepare", "v", "data.bucket=auto"], "vidgen data prepare has no option 'bucket'. Did you mean 'buckets'?"),
         (["check", "v", "classes=some"], "classes=some is neither of auto and none."),
         (["check", "v", "layout=cvs"], "There is no data.layout=cvs. Did you mean 'csv'?"),
         (["check", "vdieos"], "There is no folder data.path=vdieos: did you mean data.path=videos?"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from PIL import Image
 
 from vidgen.conditioning.text import split_words
 from vidgen.data.batches import ClipBatches, eval_batches, facts
-from vidgen.data.folder import SPLITS, Folder, shards
+from vidgen.data.folder import SPLITS, Folder, check, shards
 from vidgen.data.folder.layout import READERS, read_table
 from vidgen.errors import UserError
 from vidgen.training.cache import condition_of
@@ -583,6 +585,93 @@ def test_shards_are_indexed_once(samples, make, tmp_path, monkeypatch):
         place.write_text(place.read_text().replace('"version": 1', '"version": 0'))
     index[0].write_text("{")
     assert make(root, frames=5).fingerprint == before
+
+
+def steered(root, spoilt=None, encoded=True):
+    """A shard of videos of 12 frames with their actions in the three ways there are; those of ``spoilt`` as given."""
+    members = []
+    for k in range(6):
+        moves = (np.arange(12) + k) % 3 if k != 2 or spoilt is None else spoilt
+        write(root.parent / "files" / f"{k}.mp4", tone=20 * k, size=(16, 16))
+        content = (root.parent / "files" / f"{k}.mp4").read_bytes() if encoded else npy_bytes(grey(12, 20 * k, (16, 16)))
+        members.append((f"{k}{'.mp4' if encoded else '.npy'}", content))
+        as_json = moves.tolist()
+        ways = [
+            (f"{k}.actions.npy", npy_bytes(moves)),
+            (f"{k}.actions.json", as_json),
+            (f"{k}.json", {"actions": as_json, "label": k}),
+        ]
+        members.append(ways[k % 3])
+    write_tar(root / "a.tar", members)
+    return root
+
+
+@pytest.mark.parametrize("decode", ["cache", "direct"])
+def test_shards_have_actions(tmp_path, make, decode):
+    data = make(steered(tmp_path / "v"), stride=2, decode=decode, classes="none")
+    assert data.skipped == []
+    assert data.action_names == ("0", "1", "2")
+    for split in SPLITS:
+        for index in range(data.size(split)):
+            clip = data.clip(split, index)
+            k = int(Path(clip["source"]).stem)
+            assert clip["actions"].tolist() == [(clip["start"] + 2 * t + k) % 3 for t in range(4)]
+            assert number(clip["video"][0], 20 * k) == clip["start"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (np.zeros(11, np.int64), "it has 11 actions for 12 frames: each frame needs the one that leads to it, the first any"),
+        (np.zeros(12), "its actions are float64 [12], and not whole numbers from 0 on, one for each frame"),
+        (-np.ones(12, np.int64), "its actions are int64 [12], and not whole numbers from 0 on, one for each frame"),
+        (np.zeros((12, 2), np.int64), "its actions are int64 [12, 2], and not whole numbers from 0 on, one for each frame"),
+    ],
+)
+def test_actions_that_do_not_fit_are_told(tmp_path, make, spoilt, reason):
+    for encoded in (True, False):
+        root = steered(tmp_path / f"{encoded}", spoilt, encoded)
+        data = make(root)
+        assert data.skipped == [(f"a.tar/2{'.mp4' if encoded else '.npy'}", reason)]
+        assert len(data.videos) == 5
+        _, table = read_table(str(root), index=root)
+        assert [one.reason for one in check.look(table.items)] == ["", "", reason, "", "", ""]
+
+
+def test_actions_and_another_rate_do_not_go_together(tmp_path, make):
+    with pytest.raises(UserError, match=r"it has 12 actions for 6 frames at data\.fps=5: each frame needs"):
+        make(steered(tmp_path / "v"), fps=5)
+
+
+def test_actions_that_cannot_be_read_are_told(tmp_path, make):
+    root = steered(tmp_path / "v")
+    with tarfile.open(root / "a.tar", "a") as archive:
+        for name, content in (("x.mp4", (tmp_path / "files" / "0.mp4").read_bytes()), ("x.actions.npy", b"none")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    ((name, reason),) = make(root).skipped
+    assert name == "a.tar/x.mp4"
+    assert reason.startswith("its actions in x.actions.npy cannot be read (")
+
+
+def test_episodes_become_shards_with_their_actions(tmp_path, make):
+    for k in range(4):
+        (tmp_path / "v").mkdir(exist_ok=True)
+        np.savez(tmp_path / "v" / f"{k}.npz", video=grey(12, 20 * k, (16, 16)), actions=(np.arange(12) + k) % 3)
+    _, table = read_table(str(tmp_path / "v"), index=tmp_path)
+    (shard,) = shards.plan_shards(table.items, tmp_path, 1)
+    (tmp_path / "shards").mkdir()
+    shard = replace(shard, path=tmp_path / "shards" / shard.path.name)
+    assert shards.write_shard(shard) == []
+    again = replace(shard, path=tmp_path / "again.tar", items=read_table(str(tmp_path / "shards"), index=tmp_path)[1].items)
+    assert shards.write_shard(again) == []  # and shards from shards
+    (tmp_path / "second").mkdir()
+    again.path.rename(tmp_path / "second" / "again.tar")
+    for place in ("shards", "second"):
+        clip = make(tmp_path / place).clip("test", 0)
+        k = int(Path(clip["source"]).stem)
+        assert clip["actions"].tolist() == [(clip["start"] + t + k) % 3 for t in range(4)]
 
 
 def test_a_shard_that_is_cut_short_gives_what_it_has(samples, make):

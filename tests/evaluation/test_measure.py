@@ -238,12 +238,12 @@ def test_samples_are_drawn_in_batches_that_continue_one_another():
 
     options = {"shape": (2, 4, 4), "seed": 7, "precision": contextlib.nullcontext, "options": {"steps": 3}}
     model = SimpleNamespace(sample=sample)
-    drawn = draw_samples(model, asked=Asked(labels=np.array([0, 1, 2, 0, 1])), batch_size=2, **options)
+    drawn = list(draw_samples(model, asked=Asked(labels=np.array([0, 1, 2, 0, 1])), batch_size=2, **options))
     assert asked == [(2, 0, 7, 3, [0, 1]), (2, 2, 7, 3, [2, 0]), (1, 4, 7, 3, [1])]
-    assert drawn.shape == (5, 2, 4, 4, 3)
+    assert [batch.shape for batch in drawn] == [(2, 2, 4, 4, 3)] * 2 + [(1, 2, 4, 4, 3)]
     asked.clear()
-    draw_samples(model, asked=Asked(labels=np.full(2, -1)), batch_size=2, **options)
-    assert asked == [(2, 0, 7, 3, None)]
+    next(draw_samples(model, asked=Asked(labels=np.full(4, -1)), batch_size=2, **options))
+    assert asked == [(2, 0, 7, 3, None)]  # and no more than was taken
 
 
 def test_pixels_survive_the_way_to_video_and_back():

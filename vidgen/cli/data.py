@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vidgen.config import load
 from vidgen.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from vidgen.data.folder.table import Table
 
-READING = {"layout": "auto", "fold": 1, "classes": "auto"}
-"""Options of both, as ``data=folder`` has them."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "check": {**READING, "workers": 1, "out": "data-check.png"},
-    "prepare": {
-        **READING,
-        **{"height": 64, "width": 64, "fps": None, "cache": "runs/cache/folder"},
-        **{"workers": 1, "shards": 0, "out": None},
-    },
+READING = ("layout", "fold", "classes")
+"""Options of ``data=folder`` that a check takes; preparing takes all of them, with ``data.`` before them or not."""
+OWN: dict[str, dict[str, Any]] = {
+    "check": {"workers": 1, "out": "data-check.png"},
+    "prepare": {"workers": 1, "shards": 0, "out": None},
 }
+"""Those that ``data=folder`` has not."""
+LEAST = {"workers": 1, "shards": 0, "height": 1, "width": 1, "frames": 1, "stride": 1}
 
 
 def run(words: Sequence[str]) -> int:
@@ -37,8 +35,8 @@ def run(words: Sequence[str]) -> int:
         UserError: on an unknown word or option, or a path where nothing is.
     """
     command, *rest = words or [""]
-    if command not in OPTIONS:
-        raise UserError(f"vidgen data takes check or prepare, and not '{command}'.{did_you_mean(command, OPTIONS)} {HELP}")
+    if command not in OWN:
+        raise UserError(f"vidgen data takes check or prepare, and not '{command}'.{did_you_mean(command, OWN)} {HELP}")
     paths = [word for word in rest if not _is_option(command, word)]
     if len(paths) != 1:
         raise UserError(
@@ -56,8 +54,8 @@ def check(path: str, options: Mapping[str, Any]) -> int:
     from vidgen.data.folder.check import Check, look
     from vidgen.viz import contact_sheet
 
-    root, table, given = _read(path, options)
-    found = Check(root=root, table=table, seen=look(table.items, options["workers"]), options=given)
+    root, table = _read(path, options)
+    found = Check(root=root, table=table, seen=look(table.items, options["workers"]), options=_given(options))
     print(found.report())
     sheet = found.sheet()
     if sheet is not None:
@@ -68,46 +66,86 @@ def check(path: str, options: Mapping[str, Any]) -> int:
 
 
 def prepare(path: str, options: Mapping[str, Any]) -> int:
-    """Decodes all of ``path`` into the cache that ``data=folder`` reads, or writes it as tar shards."""
-    root, table, given = _read(path, options)
+    """Sees that all that ``data=folder`` reads of ``path`` with these options is at hand, or writes it as tar shards."""
+    root, table = _read(path, options)
     if options["shards"]:
         return _write_shards(root, table, options)
-    from vidgen.data.folder.cache import FrameCache
-
-    height, width, fps = options["height"], options["width"], options["fps"]
-    if fps is not None and table.timeless:
-        raise UserError(f"{root} ({table.words}) states no times that fps={fps:g} could convert: leave fps out.")
-    cache = FrameCache(folder=Path(options["cache"]).resolve(), height=height, width=width, fps=fps and float(fps))
-    stored, broken, _ = cache.add(root, table.items, options["workers"])
-    for name, reason in sorted([*table.skipped, *broken.items()]):
-        print(f"Left out {name}: {reason}.")
-    frames = sum(video.frames for video in stored.values())
-    print(f"{len(stored)} videos, {frames} frames, {frames * height * width * 3 / 1e6:.1f} MB are in {cache.folder}.")
-    sizes = [f"data.{name}={options[name]}" for name in ("height", "width", "fps", "cache") if options[name] != _default(name)]
+    from vidgen.data.buckets import named
+    from vidgen.data.folder import check_choices, check_options, check_tokens
     from vidgen.data.folder.check import command
+    from vidgen.data.folder.sized import frames_needed, read_frames
+    from vidgen.data.folder.table import counted
 
-    print(f"To use it:\n  {command(root, [*given, *sizes])}")
+    fps, stride, split_by = options["fps"], options["stride"], options["split_by"]
+    sizes = {side: options[side] for side in ("frames", "height", "width")}
+    check_options(**sizes, fps=fps, stride=stride, split=options["split"])
+    check_choices(split_by=split_by, decode=options["decode"])
+    check_tokens(options["tokens"], options["buckets"])
+    found = read_frames(
+        root,
+        table,
+        shape=(sizes["frames"], sizes["height"], sizes["width"]),
+        buckets=options["buckets"],
+        needed=partial(frames_needed, stride=stride, split_by=split_by),
+        fps=None if fps is None else float(fps),
+        decode=options["decode"],
+        cache=Path(options["cache"]).resolve(),
+        workers=options["workers"],
+    )
+    short = {
+        name: f"its {counted(video.frames, 'frame')} are too few for any bucket"
+        for name, video in found.stored.items()
+        if name not in found.bucket
+    }
+    for name, reason in sorted([*table.skipped, *found.broken.items(), *short.items()]):
+        print(f"Left out {name}: {reason}.")
+    for place, (shape, own) in enumerate(zip(found.shapes, found.caches, strict=True)):
+        videos = [video.frames for name, video in found.stored.items() if found.bucket.get(name) == place]
+        size = f"{named(shape)}: " if options["buckets"] is not None else ""
+        kept = f"{counted(len(videos), 'video')}, {sum(videos)} frames, {sum(videos) * own.bytes_a_frame / 1e6:.1f} MB"
+        print(f"{size}{kept} are {own.kept} {own.folder}.")
+    print(f"To use it:\n  {command(root, _given(options))}")
     return 0
 
 
-def _default(name: str) -> Any:
-    return OPTIONS["prepare"][name]
+@cache
+def _recipe() -> dict[str, Any]:
+    """The options of ``data=folder`` with their defaults, but for the path."""
+    return {name: value for name, value in load("data", "folder").items() if name not in ("name", "path")}
 
 
-def _read(path: str, options: Mapping[str, Any]) -> tuple[Path, Table, tuple[str, ...]]:
-    """The place, its table, and those options of reading that were given, for the command to use them with."""
+def _known(command: str) -> dict[str, Any]:
+    """The options of a command with their defaults."""
+    recipe = _recipe()
+    return {**(recipe if command == "prepare" else {name: recipe[name] for name in READING}), **OWN[command]}
+
+
+def _given(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options of ``data=folder`` that are not as they are by default, as one types them for ``vidgen fit``."""
+    changed = {name: options[name] for name, default in _recipe().items() if options.get(name, default) != default}
+    return tuple(f"data.{name}={_word(value)}" for name, value in changed.items())
+
+
+def _word(value: Any) -> str:
+    from vidgen.data.folder.check import quoted
+
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _read(path: str, options: Mapping[str, Any]) -> tuple[Path, Table]:
+    """The place and its table."""
     from vidgen.data.folder.layout import read_table
 
-    index = options.get("cache", _default("cache"))
-    given = tuple(f"data.{name}={options[name]}" for name, default in READING.items() if options[name] != default)
-    classes = options["classes"] != "none"
-    root, table = read_table(path, layout=options["layout"], fold=options["fold"], classes=classes, index=Path(index).resolve())
-    return root, table, given
+    index = Path(options.get("cache", _recipe()["cache"])).resolve()
+    return read_table(path, layout=options["layout"], fold=options["fold"], classes=options["classes"] != "none", index=index)
 
 
 def _write_shards(root: Path, table: Table, options: Mapping[str, Any]) -> int:
     from vidgen.data.folder.cache import replacing
     from vidgen.data.folder.check import command
+    from vidgen.data.folder.each import each
     from vidgen.data.folder.shards import plan_shards, write_shard
 
     if options["out"] is None:
@@ -124,7 +162,7 @@ def _write_shards(root: Path, table: Table, options: Mapping[str, Any]) -> int:
     with replacing(note) as partial:
         partial.write_text(json.dumps({"digest": digest, "shards": len(planned)}), encoding="utf-8")
     missing = [shard for shard in planned if not shard.path.exists()]
-    for shard, skipped in zip(missing, _each(write_shard, missing, options["workers"]), strict=True):
+    for shard, skipped in zip(missing, each(write_shard, missing, options["workers"]), strict=True):
         for name, reason in skipped:
             print(f"Left out {name}: {reason}.")
         print(f"{shard.path.name}: {len(shard.items) - len(skipped)} videos.", flush=True)
@@ -133,34 +171,26 @@ def _write_shards(root: Path, table: Table, options: Mapping[str, Any]) -> int:
     return 0
 
 
-def _each(work: Callable[[Any], Any], things: Sequence[Any], workers: int) -> Any:
-    """``work`` of each, in order, by ``workers`` processes."""
-    if workers == 1:
-        yield from map(work, things)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, things)
-
-
 # Words
 
 
 def _is_option(command: str, word: str) -> bool:
     """Whether a word is an option rather than a path with an equals sign in it."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and (key in OPTIONS[command] or (key.isidentifier() and not os.path.lexists(word)))
+    key = key.removeprefix("data.")
+    return bool(equals) and (key in _known(command) or (key.isidentifier() and not os.path.lexists(word)))
 
 
 def _options(command: str, words: Sequence[str]) -> dict[str, Any]:
-    options = dict(OPTIONS[command])
+    options = _known(command)
     for word in words:
-        key, _, value = word.partition("=")
+        key, _, value = word.removeprefix("data.").partition("=")
         if key not in options:
             raise UserError(
                 f"vidgen data {command} has no option '{key}'.{did_you_mean(key, options)} It has {', '.join(options)}. {HELP}"
             )
         options[key] = value if key in ("out", "cache", "layout", "classes") else yaml.safe_load(value)
-    for key, least in {"workers": 1, "shards": 0, "height": 1, "width": 1}.items():
+    for key, least in LEAST.items():
         value = options.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{key}={value} is out of range: give a whole number from {least} on.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,32 @@ from rich.console import Console
 
 from vidgen.cli.device import autocast
 from vidgen.cli.progress import Stage
+from vidgen.data.batches import buckets_of, eval_batches, to_video
+from vidgen.data.buckets import named, shared_out
+from vidgen.errors import UserError
 from vidgen.evaluation import measure, rows
 from vidgen.evaluation.distance import Distances
 from vidgen.evaluation.pictures import pairs, save_clips
 from vidgen.hub import Model
+from vidgen.latents import Shape
 from vidgen.protocols import Data
 from vidgen.runs import write_json
+from vidgen.training.cache import condition_of
+
+SPLITS = ("train", "val", "test")
+
+BUCKETED = ("reconstruction/", "baseline/", "tokenizer/")
+"""Beginnings of the names of figures that are told of every bucket."""
+
+TILED, VALIDATED = 4, 64
+"""Clips of a bucket that are shown, at most, and those that the generator's loss is taken of: of larger buckets fewer."""
 
 
 class Evaluation:
     """Reconstructions, samples and their figures, written to ``folder``.
+
+    Of data with buckets all of it is of the first, as if there were no others. Of these there are figures too, in rows that the
+    bucket's size narrows: of as many clips again as of the first, shared out among them; and a few clips of each to look at.
 
     Args:
         folder: the run folder.
@@ -53,6 +70,7 @@ class Evaluation:
         self.seconds_a_sample = math.nan
         self.device = next(model.tokenizer.parameters()).device
         self.precision = precision
+        self.others = buckets_of(data)[1:]
 
     def reconstructions(self, step: int) -> None:
         """Encodes and decodes unseen clips; ``step`` is the tokenizer's."""
@@ -80,31 +98,32 @@ class Evaluation:
             caption="Original above, reconstruction below.",
             kind="pairs",
         )
+        if self.others:
+            sizes = {named(bucket.shape): {split: bucket.size(split) for split in SPLITS} for bucket in buckets_of(self.data)}
+            write_json(self.folder / "buckets.json", sizes)
+            self._reconstruct_others(step)
 
     def draw(self) -> tuple[np.ndarray, measure.Asked]:
-        """Samples, uint8 (N, T, H, W, 3), and what they were asked to show; what one took goes with their figures."""
-        options, begin = self.options, time.monotonic()
-        count = options["samples"]
+        """Samples, uint8 (N, T, H, W, 3) in a file, and what they were asked to show; what one took goes with their figures."""
+        begin, count = time.monotonic(), self.options["samples"]
         asked = measure.ask(self.model, self.data, count)
+        target = self.folder / "samples" / "samples.npy"
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_name(".samples.npy.partial")
+        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *self.data.shape, 3))
         with Stage(self.console, "sampling", count, unit="sample") as stage:
-            pixels = measure.draw_samples(
-                self.model,
-                asked=asked,
-                batch_size=options["batch_size"],
-                shape=self.data.shape,
-                seed=self.seed,
-                precision=self._autocast,
-                options={name: options[name] for name in ("steps", "guidance_scale", "temperature")},
-                progress=stage.update,
-            )
+            done = 0
+            for some in self._drawn(asked, self.data.shape, stage.update):
+                pixels[done : done + len(some)] = some
+                done += len(some)
+        pixels.flush()
+        partial.replace(target)
         self.seconds_a_sample = (time.monotonic() - begin) / count
         return pixels, asked
 
     def samples(self, pixels: np.ndarray, asked: measure.Asked, step: int) -> None:
         """Judges and shows samples; ``step`` is the generator's."""
         folder, shown = self.folder / "samples", self.options["shown"]
-        folder.mkdir(exist_ok=True)
-        np.save(folder / "samples.npy", pixels)
         distances = self._distances()
         distances.see("samples", pixels)
         distances.see_training(self.data, self._trained_on())
@@ -112,11 +131,94 @@ class Evaluation:
         took = measure.Result(name="samples/seconds", value=self.seconds_a_sample, n=len(pixels), protocol=rule)
         self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples(), took], step)
         for index, name in enumerate(self.data.class_names):
-            chosen = pixels[asked.labels == index][:shown]
+            chosen = pixels[np.flatnonzero(asked.labels == index)[:shown]]
             if len(chosen):
                 save_clips(folder, f"class-{index}", chosen, title=name, order=index)
         if not self.data.class_names:
             self._show_nearest(pixels[:shown], step)
+        if self.others:
+            self._record_losses(step)
+            self._sample_others()
+
+    # The other buckets
+
+    def _reconstruct_others(self, step: int) -> None:
+        """Reconstructions of all buckets but the first that have unseen clips."""
+        found = [(bucket, split) for bucket in self.others if (split := _unseen(bucket))]
+        counts = shared_out(self.options["clips"], [bucket.size(split) for bucket, split in found]) if found else []
+        for (bucket, split), count in zip(found, counts, strict=True):
+            size, names = named(bucket.shape), self.options["metrics"]
+            reasons = measure.unsuited(names, bucket.shape)
+            for name, reason in reasons.items():
+                self.console.print(f"Without {name} of {size}: {reason}", highlight=False)
+            measured = measure.measure_tokenizer(
+                self.model.tokenizer,
+                bucket,
+                split=split,
+                count=count,
+                batch_size=self._at_once(self.options["batch_size"], bucket.shape),
+                shown=min(TILED, self.options["shown"]),
+                device=self.device,
+                precision=self._autocast,
+                metrics=[name for name in names if name not in reasons],
+            )
+            results = [replace(one, name=f"{one.name}/{size}") for one in measured.results if one.name.startswith(BUCKETED)]
+            self._record(results, step, split)
+            save_clips(
+                self.folder / "reconstructions",
+                f"bucket-{size}",
+                pairs(measured.shown["originals"], measured.shown["reconstructions"]),
+                title=f"Unseen clips of {size}",
+                caption="Original above, reconstruction below.",
+                order=1 + self.others.index(bucket),
+            )
+
+    def _record_losses(self, step: int) -> None:
+        """The generator's loss on the first unseen clips of every bucket: of the validation split, as while it is trained."""
+        generator: Any = self.model.generator
+        for bucket in buckets_of(self.data):
+            split, count = _unseen(bucket, ("val", "test")), self._at_once(VALIDATED, bucket.shape)
+            if split is None:
+                continue
+            batch = next(eval_batches(bucket, split, count, count))
+            with torch.no_grad(), self._autocast():
+                latent = self.model.tokenizer.encode(to_video(batch["video"].to(self.device)))
+                told = condition_of(batch, self.data).to(self.device)
+                loss = float(generator.validation_loss(latent, told))
+            name, rule = f"generator/loss/{named(bucket.shape)}", "the training objective, everything random held fixed"
+            self._record([measure.Result(name=name, value=loss, n=len(batch["video"]), protocol=rule)], step, split)
+
+    def _sample_others(self) -> None:
+        """A few samples of every other bucket's size, to look at."""
+        for place, bucket in enumerate(self.others, start=1):
+            size, count = named(bucket.shape), min(TILED, self.options["shown"])
+            try:
+                asked = measure.ask(self.model, bucket, count, _unseen(bucket) or "train")
+                pixels = np.concatenate(list(self._drawn(asked, bucket.shape)))
+            except UserError as error:
+                self.console.print(f"No samples of {size}: {error}", highlight=False)
+                continue
+            save_clips(self.folder / "samples", f"bucket-{size}", pixels, title=f"Samples of {size}", order=1000 + place)
+
+    def _drawn(
+        self, asked: measure.Asked, shape: Shape, progress: Callable[[int], None] = lambda done: None
+    ) -> Iterator[np.ndarray]:
+        """Samples of a shape, batch by batch."""
+        return measure.draw_samples(
+            self.model,
+            asked=asked,
+            batch_size=self._at_once(self.options["batch_size"], shape),
+            shape=shape,
+            seed=self.seed,
+            precision=self._autocast,
+            options={name: self.options[name] for name in ("steps", "guidance_scale", "temperature")},
+            progress=progress,
+        )
+
+    def _at_once(self, count: int, shape: Shape) -> int:
+        """``count`` clips of the first bucket, or fewer larger ones: as many tokens."""
+        tokens = self.model.tokenizer.spec.num_tokens
+        return min(count, max(1, count * tokens(self.data.shape) // tokens(shape)))
 
     def _trained_on(self) -> int:
         """How many clips the generator was trained on."""
@@ -145,12 +247,12 @@ class Evaluation:
     def _autocast(self) -> torch.autocast:
         return autocast(self.device, self.precision)
 
-    def _record(self, results: list[measure.Result], step: int) -> None:
+    def _record(self, results: list[measure.Result], step: int, split: rows.Split = "test") -> None:
         seconds = time.monotonic() - self.since
         made = [
             rows.Row(
                 stage="evaluation",
-                split="test",
+                split=split,
                 step=step,
                 seconds=seconds,
                 name=result.name,
@@ -162,3 +264,8 @@ class Evaluation:
             for result in results
         ]
         rows.append(self.folder / "metrics.jsonl", made)
+
+
+def _unseen(data: Data, splits: tuple[rows.Split, ...] = ("test", "val")) -> rows.Split | None:
+    """The first of the splits that has clips; None where none has."""
+    return next((split for split in splits if data.size(split)), None)

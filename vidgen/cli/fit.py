@@ -314,7 +314,7 @@ class Fit:
 
     def _preview_generator(self, generator: Any, step: int) -> None:
         model = self._model(generator)
-        pixels = measure.draw_samples(
+        drawn = measure.draw_samples(
             model,
             asked=measure.ask(model, self.data, PREVIEWED),
             batch_size=PREVIEWED,
@@ -323,7 +323,7 @@ class Fit:
             precision=self.plan.autocast,
             options={},
         )
-        self._show("samples", "generator", step, pixels)
+        self._show("samples", "generator", step, np.concatenate(list(drawn)))
 
     def _show(self, folder: str, stage: rows.Stage, step: int, clips: np.ndarray) -> None:
         title = f"{stage.capitalize()} after {step} steps"

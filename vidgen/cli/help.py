@@ -98,12 +98,14 @@ COMMANDS = {
         usage="vidgen data check|prepare PATH [key=value ...]",
         examples=(
             "vidgen data check VIDEOS",
-            "vidgen data prepare VIDEOS height=128 width=128 fps=10 workers=4",
+            "vidgen data prepare VIDEOS data.height=128 data.width=128 data.fps=10 workers=4",
+            "vidgen data prepare VIDEOS data.buckets=auto data.decode=direct",
             "vidgen data prepare VIDEOS shards=16 out=SHARDS",
         ),
         output="check prints layout, sizes, rates, lengths, splits, classes, what is broken and what is there twice, and the\n"
         "command to train on it, and writes a contact sheet to 'out'; its exit status is 1 where something is broken or in\n"
-        "two splits. prepare fills the cache that data=folder reads, or writes tar shards; stopped, it goes on where it was.",
+        "two splits. prepare takes the data. words of fit and decodes or indexes what it would have to; or it writes tar\n"
+        "shards. Stopped, it goes on where it was.",
     ),
     "list": Command(
         purpose="Lists every part by name, with what it is.",

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ JUDGE_RULES = {
     "law_residual": "mean over the clips that could be read",
     **{f"follows_{what}": "read from the pixels, against the facts that the caption names" for what in FOLLOWED},
 }
+JUDGED_AT_ONCE = 64
+"""Samples, of which there may be more than memory holds."""
 Precision = Callable[[], contextlib.AbstractContextManager[None]]
 
 
@@ -133,6 +135,17 @@ def pair_metrics(names: Sequence[str]) -> dict[str, Any]:
     return {name: build("metrics", recipe) for name, recipe in recipes.items()}
 
 
+def unsuited(names: Sequence[str], shape: Shape) -> dict[str, str]:
+    """Those of the measures ``names`` that clips of ``shape`` are too short or too small for, and why."""
+    blank, reasons = torch.zeros(1, 3, *shape), {}
+    for name, metric in pair_metrics(names).items():
+        try:
+            metric.update(blank, blank)
+        except UserError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
 def measure_tokenizer(
     tokenizer: Any,
     data: Data,
@@ -175,7 +188,7 @@ def measure_tokenizer(
             plain = ground.to(device).expand_as(video)
             objects.update(back, video, foreground(video, plain))
             blank.update(plain, video)
-        else:
+        elif video.shape[2] > 1:  # an image has no other frame
             mean_frame.update(video.mean(dim=2, keepdim=True).expand_as(video), video)
             last_frame.update(video[:, :, -1:].expand_as(video), video)
             before.update(video[:, :, :-1], video[:, :, 1:])
@@ -274,14 +287,17 @@ def known(model: Model) -> tuple[str, ...]:
     return ("label",) if conditioner is None else conditioner.names
 
 
-def ask(model: Model, data: Data, count: int) -> Asked:
-    """What ``count`` samples of a model are asked: every label equally often, or as unseen clips are captioned and steered."""
+def ask(model: Model, data: Data, count: int, split: str = "test") -> Asked:
+    """What ``count`` samples of a model are asked: every label equally often, or what clips of a split show."""
     words = known(model)
     classes, by_label = len(data.class_names), "label" in words
     if "text" not in words and "action" not in words:
         labels = np.arange(count) % classes if classes and by_label else np.full(count, -1)
         return Asked(labels=labels, by_label=by_label)
-    clips = [data.clip("test", index % data.size("test")) for index in range(count)]
+    clips = [
+        {name: fact for name, fact in data.clip(split, index % data.size(split)).items() if name != "video"}
+        for index in range(count)
+    ]
     labels = np.array([clip["label"] for clip in clips])
     texts = [clip["caption"] for clip in clips] if "text" in words else None
     actions = np.stack([clip["actions"] for clip in clips]) if "action" in words else None
@@ -299,16 +315,16 @@ def draw_samples(
     precision: Precision,
     options: Mapping[str, Any],
     progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
-    """A sample for everything that is ``asked``, as uint8 (N, T, H, W, 3)."""
-    drawn, count = [], len(asked.labels)
+) -> Iterator[np.ndarray]:
+    """A sample for everything that is ``asked``, batch by batch as uint8 (B, T, H, W, 3)."""
+    count = len(asked.labels)
     for begin in range(0, count, batch_size):
         end = min(begin + batch_size, count)
         with precision():
             video = model.sample(end - begin, shape, **asked.some(begin, end), first=begin, seed=seed, **options)
-            drawn.append(to_pixels(video))
+            drawn = to_pixels(video)
         progress(end)
-    return np.concatenate(drawn)
+        yield drawn
 
 
 def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result]:
@@ -319,12 +335,15 @@ def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result
     names, labels, actions = tuple(data.class_names), asked.labels, asked.actions
     told = np.array([label < 0 or names[label] != "agent" or actions is not None for label in labels], dtype=bool)
     told &= (labels >= 0) | (not isinstance(data, Worlds))
-    texts = None if asked.texts is None else [text for text, judged in zip(asked.texts, told, strict=True) if judged]
-    pixels, labels, actions = pixels[told], labels[told], None if actions is None else actions[told]
-    if not len(pixels):
+    chosen = np.flatnonzero(told)
+    if not len(chosen):
         return []
     judge = Judge(data, "samples")
-    judge.update(pixels, labels, actions, texts)
+    for begin in range(0, len(chosen), JUDGED_AT_ONCE):
+        some = chosen[begin : begin + JUDGED_AT_ONCE]
+        texts = None if asked.texts is None else [asked.texts[place] for place in some]
+        judge.update(pixels[some], labels[some], None if actions is None else actions[some], texts)
+    labels = labels[chosen]
     found = judge.results() + judge.failures()
     for index, name in enumerate(names):
         if (labels == index).any():

@@ -12,6 +12,8 @@ embedded, curves are drawn as inline SVG, and the page's own policy forbids it t
   ``order`` and ``kind``. ``pairs`` and ``nearest`` take the page's width, everything else is tiled. One with a ``step`` is a
   preview taken during the ``stage`` it names.
 - ``codebook.json``: ``counts_sorted`` and ``vocab_size``, as ``CodebookUsage.histogram`` gives them.
+- ``buckets.json``: of data with buckets the clips of each by its size and split, the first bucket first. Rows whose names end in
+  one of the sizes are of that bucket alone.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import base64
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,8 @@ HEADLINES = {
     "tokenizer/bits_per_pixel": "Rate",
 }
 MOST_HEADLINES = 4
+OF_BUCKETS = ("reconstruction/psnr", "reconstruction/ssim", "tokenizer/bits_per_pixel", "generator/loss")
+"""What is told of every bucket."""
 FLOORS = {
     "baseline/psnr_blank": "a blank ground",
     "baseline/psnr_mean_frame": "the mean frame",
@@ -109,6 +113,17 @@ class Judged:
     verdict: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """A size of clips: how many there are for training and how many are unseen, how many of these were measured, its figures."""
+
+    size: str
+    train: str
+    unseen: str
+    measured: str
+    cells: list[Figure | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A drawing with its name and a line for each of its curves: (class of its colour, label, last value)."""
@@ -146,8 +161,9 @@ def _content(run: Path) -> dict[str, Any]:
         raise UserError(f"There is no config.yaml in {run}: name the folder of a run, such as runs/latest.")
     config = _mapping(yaml.safe_load, config_text, run / "config.yaml")
     environment = _json(run / "environment.json")
-    rows = read(run / "metrics.jsonl")
+    rows, sizes = read(run / "metrics.jsonl"), _json(run / "buckets.json")
     results = [row for row in rows if row.stage == "evaluation"]
+    of_buckets, results = _parted(results, lambda row: row.name.rpartition("/")[2] in sizes)
     reconstructions, samples = _clips(run / "reconstructions"), _clips(run / "samples")
     previews = [clip for clip in reconstructions + samples if clip.step is not None]
     timings = _timings(environment.get("timings") or {})
@@ -165,6 +181,7 @@ def _content(run: Path) -> dict[str, Any]:
         "training": _training(rows, _codebook(_json(run / "codebook.json"))),
         "subjects": [(name, _common_n(results, subject)) for subject, name in SUBJECTS.items()],
         "judged": _judged(results),
+        "buckets": _buckets(sizes, results, of_buckets),
         "figures": _figures(results),
         "timings": [(label, _duration(seconds), share) for label, seconds, share in timings],
         "costs": _costs(environment),
@@ -265,6 +282,42 @@ def _figures(results: list[Row]) -> list[Figure]:
     }
     order = list(MEASURES)
     return [_figure(row) for row in sorted(latest.values(), key=lambda row: _place(order, row.name))]
+
+
+def _buckets(
+    sizes: Mapping[str, Mapping[str, int]], results: list[Row], of_buckets: list[Row]
+) -> tuple[list[Figure], list[Bucket]] | None:
+    """What the columns of the table of buckets are, and its rows; None of data without buckets.
+
+    The first bucket is the one that all other results are of.
+    """
+    latest = {row.name: row for row in of_buckets}
+    latest |= {f"{row.name}/{size}": row for size in list(sizes)[:1] for row in results}
+    columns = [name for name in OF_BUCKETS if any(f"{name}/{size}" in latest for size in sizes)]
+    if not columns:
+        return None
+    table = []
+    for size, clips in sizes.items():
+        found = [latest.get(f"{name}/{size}") for name in columns]
+        split = next((row.split for row in found if row), "test")
+        measured = next((row.n for row in found if row and row.n), None)
+        table.append(
+            Bucket(
+                size=size.replace("x", "×"),
+                train=f"{clips['train']:,}",
+                unseen=f"{clips[split]:,}" if clips[split] else "none",
+                measured="" if measured in (None, clips[split]) else f"{measured:,} measured",
+                cells=[_figure_of(row) for row in found],
+            )
+        )
+    heads = [next(_figure(row) for row in latest.values() if row.name.startswith(name)) for name in columns]
+    heads = [replace(head, label=measure(name).label) for head, name in zip(heads, columns, strict=True)]
+    return heads, table
+
+
+def _parted(rows: list[Row], chosen: Callable[[Row], bool]) -> tuple[list[Row], list[Row]]:
+    """The rows that are chosen, and the others."""
+    return [row for row in rows if chosen(row)], [row for row in rows if not chosen(row)]
 
 
 def _place(order: list[str], name: str) -> int:

@@ -32,7 +32,8 @@ class Row:
         split: The part of the data that the figure is of.
         step: Optimizer steps done in the stage (for ``evaluation``: of the model that was measured).
         seconds: Wall time since the run began.
-        name: ``subject/measure``, such as ``reconstruction/psnr``; a third part narrows it, such as a class's name.
+        name: ``subject/measure``, such as ``reconstruction/psnr``; a third part narrows it, such as a class's name or, of data
+            with buckets, the size of one: those without are of the first bucket.
         value: The figure; fractions are in [0, 1]. One that is not finite is written as null and read as NaN.
         protocol: How a result was measured, in a few words; None on curves.
         n: How many clips (or whatever the protocol counts) stand behind a result.
@@ -300,6 +301,12 @@ MEASURES: dict[str, Measure] = {
     "tokenizer/encode_flops": Measure("Encoding", "FLOPs", None, "Floating-point operations to encode one clip."),
     "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
     "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
+    "generator/loss": Measure(
+        "Validation loss",
+        "",
+        "lower",
+        "The generator's objective on unseen clips with everything random held fixed: of one generator, size against size.",
+    ),
     "generator/sample_flops": Measure(
         "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with the recipe's steps and guidance."
     ),
@@ -377,14 +384,17 @@ def measure(name: str) -> Measure:
     """
     known = MEASURES.get(name) or MEASURES.get(name.rpartition("/")[0])
     if known is None:
-        subject, _, what = name.partition("/")
+        subject, _, rest = name.partition("/")
+        what, _, narrow = rest.partition("/")
         if subject in ("reconstruction", "fake") and what in preset_names("metric"):
-            return _added(what)
+            return _narrowed(_added(what), narrow) if narrow else _added(what)
         words = name.replace("/", ": ").replace("_", " ")
         return Measure(words[:1].upper() + words[1:], "", None, "")
-    if name in MEASURES:
-        return known
-    return Measure(f"{known.label}, {name.rpartition('/')[2]}", known.unit, known.better, "")
+    return known if name in MEASURES else _narrowed(known, name.rpartition("/")[2])
+
+
+def _narrowed(known: Measure, narrow: str) -> Measure:
+    return Measure(f"{known.label}, {narrow}", known.unit, known.better, "")
 
 
 def _added(name: str) -> Measure:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,7 @@ def _samples(text: str, run: Path, rule: DataRule, count: int | None, drawing: D
     asked = ask(model, data, rule_count(count, data))
 
     def clips() -> Iterator[tuple[str, Pixels]]:
-        pixels = draw_samples(
+        drawn = draw_samples(
             model,
             asked=asked,
             batch_size=drawing.batch_size,
@@ -173,7 +173,7 @@ def _samples(text: str, run: Path, rule: DataRule, count: int | None, drawing: D
             options=drawing.options,
             progress=drawing.progress,
         )
-        for index, clip in enumerate(pixels):
+        for index, clip in enumerate(chain.from_iterable(drawn)):
             yield f"sample {index}", sized_clip(clip, rule)
 
     weights = hub.weights_hash(model.generator), hub.weights_hash(model.tokenizer)

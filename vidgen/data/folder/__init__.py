@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ import numpy as np
 
 from vidgen.data.buckets import AUTO, named
 from vidgen.data.folder.augment import Augment
-from vidgen.data.folder.cache import VERSION, FrameCache, Stored, choose
+from vidgen.data.folder.cache import VERSION, FrameCache, Stored
 from vidgen.data.folder.layout import read_table
-from vidgen.data.folder.sized import read_sized
+from vidgen.data.folder.sized import clip_length, frames_needed, read_frames
 from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Shape
@@ -161,36 +162,32 @@ class Folder:
         cache: str = "runs/cache/folder",
         decode: str = "auto",
     ) -> None:
-        _check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
-        _check_choice("classes", classes, ("auto", "none"))
-        _check_choice("split_by", split_by, ("file", "time"))
-        _check_tokens(tokens, buckets)
-        _check_choice("decode", decode, ("auto", "cache", "direct"))
+        check_options(frames=frames, height=height, width=width, fps=fps, stride=stride, split=split)
+        check_choices(classes=classes, split_by=split_by, decode=decode)
+        check_tokens(tokens, buckets)
         self.augment = Augment(mirror=mirror, zoom=zoom, light=light)
         self.shape: Shape = (frames, height, width)
         self.seed, self.stride, self.tokens = seed, stride, tokens
         fps, split = None if fps is None else float(fps), [float(share) for share in split]
         self.root, table = read_table(path, layout=layout, classes=classes == "auto", fold=fold, index=Path(cache).resolve())
         self.layout = table.layout
-        if fps is not None and table.timeless:
-            raise UserError(f"{self.root} ({table.words}) states no times that data.fps={fps:g} could convert: use data.stride.")
-
-        def frames_at(height: int, width: int) -> FrameCache:
-            return choose(decode, self.root, table, folder=Path(cache).resolve(), height=height, width=width, fps=fps)
-
-        items, self._pieces = table.items, 1 if split_by == "file" else len(SPLITS)
+        items, self._needed = table.items, partial(frames_needed, stride=stride, split_by=split_by)
         if split_by == "time":
             _check_free(self.root, items)
-        if buckets is None:
-            self._shapes, self._caches, place = [self.shape], [frames_at(height, width)], {item.name: 0 for item in items}
-            stored, broken, fresh = self._caches[0].add(self.root, items)
-        else:
-            found = read_sized(self.root, items, buckets=buckets, shape=self.shape, needed=self._needed, cache=frames_at)
-            self._shapes, self._caches, place = found.shapes, found.caches, found.bucket
-            stored, broken, fresh = found.stored, found.broken, found.fresh
+        found = read_frames(
+            self.root,
+            table,
+            shape=self.shape,
+            buckets=buckets,
+            needed=self._needed,
+            fps=fps,
+            decode=decode,
+            cache=Path(cache).resolve(),
+        )
+        self._shapes, self._caches, stored = found.shapes, found.caches, found.stored
         usable, unused = self._usable(stored, least=min(map(self._needed, self._shapes)))
-        self.skipped = sorted([*table.skipped, *{**broken, **unused}.items()])
-        if fresh:
+        self.skipped = sorted([*table.skipped, *{**found.broken, **unused}.items()])
+        if found.fresh:
             print(f"Read {self.root} as {table.words}.", file=sys.stderr)
             _report(self.skipped, self.root)
         if not usable:
@@ -209,7 +206,7 @@ class Folder:
                 given=item.split,
                 group=item.group or item.name,
                 caption=item.caption or "",
-                bucket=place[item.name],
+                bucket=found.bucket[item.name],
             )
             for item in kept
         ]
@@ -279,7 +276,7 @@ class Folder:
         """The clips of one bucket alone."""
         other = copy(self)
         other.shape, other._cache = self._shapes[bucket], self._caches[bucket]
-        other.length = self._length(other.shape[0])
+        other.length = clip_length(other.shape[0], self.stride)
         other._spans = {part: [span for span in spans if span.video.bucket == bucket] for part, spans in self._spans.items()}
         other._ends = {part: list(accumulate(map(other._clips, spans))) for part, spans in other._spans.items()}
         other.fingerprint = _digest([self.fingerprint, other.shape])
@@ -314,14 +311,6 @@ class Folder:
                 f"for it: {instead}."
             )
         return tuple(filled)
-
-    def _length(self, frames: int) -> int:
-        """Frames of a video that a clip of ``frames`` frames takes."""
-        return (frames - 1) * self.stride + 1
-
-    def _needed(self, shape: Shape) -> int:
-        """Frames that a video must have for clips of ``shape``, in every split where its own time is split."""
-        return self._pieces * self._length(shape[0])
 
     def _clips(self, span: Span) -> int:
         return (span.end - span.begin) // self.length
@@ -365,7 +354,7 @@ class Folder:
         asked = f"{option}={frames}" if option == "data.frames" else f"{frames} frames (the shortest of {option})"
         return (
             f"No video in {self.root} is long enough: the longest, {longest}, has {stored[longest].frames} frames, and clips "
-            f"of {asked} with data.stride={self.stride} need {self._length(frames)} (three times that with "
+            f"of {asked} with data.stride={self.stride} need {clip_length(frames, self.stride)} (three times that with "
             f"data.split_by=time): lower {option} or data.stride, or give data.path=FOLDER with longer videos."
         )
 
@@ -400,7 +389,7 @@ class Folder:
     def _split_by_time(self, shares: Mapping[str, float]) -> dict[str, list[Span]]:
         spans: dict[str, list[Span]] = {part: [] for part in SPLITS}
         for video in self.videos:
-            begin, length = 0, self._length(self._shapes[video.bucket][0])
+            begin, length = 0, clip_length(self._shapes[video.bucket][0], self.stride)
             for part, end in zip(SPLITS, _ends(video.stored.frames, list(shares.values()), length), strict=True):
                 spans[part].append(Span(video=video, begin=begin, end=end))
                 begin = end
@@ -474,7 +463,12 @@ def _report(skipped: Sequence[tuple[str, str]], root: Path) -> None:
         print(f"Left out {root / name}: {reason}.", file=sys.stderr)
 
 
-def _check_tokens(tokens: int | None, buckets: str | Sequence[str] | None) -> None:
+CHOICES = {"classes": ("auto", "none"), "split_by": ("file", "time"), "decode": ("auto", "cache", "direct")}
+"""Options that are one of a few words."""
+
+
+def check_tokens(tokens: int | None, buckets: str | Sequence[str] | None) -> None:
+    """Sees that a budget of tokens is one, and that there are buckets for it. Raises UserError."""
     if tokens is None:
         return
     if buckets is None:
@@ -483,12 +477,16 @@ def _check_tokens(tokens: int | None, buckets: str | Sequence[str] | None) -> No
         raise UserError(f"data.tokens={tokens} is no number of tokens: give a whole number from 1 on.")
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"data.{option}={value} is neither of {' and '.join(choices)}.{did_you_mean(str(value), choices)}")
+def check_choices(**options: str) -> None:
+    """Sees that the options of :data:`CHOICES` are among them. Raises UserError."""
+    for option, value in options.items():
+        choices = CHOICES[option]
+        if value not in choices:
+            raise UserError(f"data.{option}={value} is neither of {' and '.join(choices)}.{did_you_mean(str(value), choices)}")
 
 
-def _check_options(**options: Any) -> None:
+def check_options(**options: Any) -> None:
+    """Sees that frames, height, width, stride, fps and split can make clips. Raises UserError."""
     for option in ("frames", "height", "width", "stride"):
         value = options[option]
         if not isinstance(value, int) or value < 1:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.data.decode import DecodeError
-from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, counted, file_stamp, split_named
+from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, counted, file_stamp, split_named, whole_moves
 from vidgen.data.folder.videos import class_folders, given_splits
 from vidgen.errors import UserError
 
@@ -77,13 +77,7 @@ class Frames:
         if not self.moves:
             return None
         moves = _array(self.path, self.moves)
-        moves = moves if self.row is None else moves[self.row]
-        frames = len(self._pixels())
-        if moves.dtype.kind not in "iub" or moves.shape != (frames,) or (frames and int(moves.min()) < 0):
-            raise DecodeError(
-                f"its '{self.moves}' are {moves.dtype} {list(moves.shape)}, and not whole numbers from 0 on for {frames} frames"
-            )
-        return moves.astype(np.int64)
+        return whole_moves(moves if self.row is None else moves[self.row])
 
     def _pixels(self) -> Any:
         if self.path.suffix.lower() in HDF5:

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,8 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.data import decode
+from vidgen.data.buckets import Size
 from vidgen.data.decode import DecodeError
-from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError
+from vidgen.data.folder.each import each
+from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, check_lengths
 from vidgen.errors import UserError
 
 VERSION = 2  # raised when the same bytes and settings come to give other pixels
@@ -78,6 +78,14 @@ class FrameCache:
         self.folder = folder / f"{height}x{width}-{rate}-v{VERSION}"
         self.height, self.width, self.fps = height, width, fps
 
+    kept = "in"
+    """Between what is kept and the folder that it is kept in, in words."""
+
+    @property
+    def bytes_a_frame(self) -> int:
+        """What a frame takes on the disk."""
+        return self.height * self.width * 3
+
     def add(self, root: Path, items: Sequence[Item], workers: int = 1) -> tuple[dict[str, Stored], dict[str, str], bool]:
         """Make sure that the videos of ``root`` are decoded, by ``workers`` processes (1: by this one).
 
@@ -97,10 +105,9 @@ class FrameCache:
                     with Progress(len(stale)) as progress:
                         for name, note in self._taken(stale, progress, workers):
                             notes[name] = note
-                finally:  # Ctrl-C after an hour does not cost the hour
-                    kept = {item.name: notes[item.name] for item in items if item.name in notes}
+                finally:  # Ctrl-C after an hour does not cost the hour; videos of other buckets have their notes here too
                     with replacing(place) as partial:
-                        partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+                        partial.write_text(json.dumps(notes, indent=1), encoding="utf-8")
         except OSError as error:  # what cannot be read of the videos is a note, so that this is the cache's own
             raise UserError(
                 f"The cache of decoded frames {self.folder} cannot be written ({error.strerror or error}): free some space "
@@ -142,7 +149,7 @@ class FrameCache:
     def _count(self, sha256: str) -> int:
         """Frames kept of a video; 0 when there are none."""
         path = self._path(sha256)
-        return path.stat().st_size // (self.height * self.width * 3) if path.exists() else 0
+        return path.stat().st_size // self.bytes_a_frame if path.exists() else 0
 
     def _holds(self, note: dict[str, Any] | None, item: Item) -> bool:
         """Whether a note still tells the truth: about an unchanged video, and about frames or a decoder still there."""
@@ -159,15 +166,10 @@ class FrameCache:
                 progress.start(item.name)
                 yield item.name, self.take(item, progress.tick)
             return
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                for item, note in zip(items, pool.map(self.take, items, chunksize=1), strict=True):
-                    progress.start(item.name)
-                    progress.tick(self._count(note["sha256"]) if note["reason"] is None else 0)
-                    yield item.name, note
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for item, note in zip(items, each(self.take, items, workers), strict=True):
+            progress.start(item.name)
+            progress.tick(self._count(note["sha256"]) if note["reason"] is None else 0)
+            yield item.name, note
 
     def take(self, item: Item, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Decode one video unless its frames are there; the note to keep about it. ``tick`` is called for every frame."""
@@ -181,6 +183,7 @@ class FrameCache:
                     _save(self._path(sha256, ".actions.npy"), actions)
             if not self._count(sha256):
                 self._decode(item, sha256, tick)
+            check_lengths(actions, self._count(sha256), self.fps)
         except UnreadableError as error:
             reason = f"it cannot be read ({error})"
         except DecodeError as error:
@@ -215,6 +218,12 @@ class FrameIndex(FrameCache):
         self._items = {stored[item.name].sha256: item for item in reversed(items) if item.name in stored}  # of copies the first
         return stored, broken, fresh
 
+    kept = "indexed in"
+
+    @property
+    def bytes_a_frame(self) -> int:
+        return decode.INDEX.itemsize
+
     def read(self, stored: Stored, begin: int, end: int, step: int = 1) -> Pixels:
         """Frames ``begin:end:step`` of a video: uint8 (T, H, W, 3).
 
@@ -243,36 +252,43 @@ class FrameIndex(FrameCache):
         _save(self._path(sha256), decode.index(item.source.video(), fps=self.fps, tick=tick))
 
 
-def choose(kind: str, root: Path, table: Table, *, folder: Path, height: int, width: int, fps: float | None) -> FrameCache:
-    """What reads the frames of the videos of a place: for ``cache`` a `FrameCache`, for ``direct`` a `FrameIndex`.
+def choose(
+    kind: str, root: Path, table: Table, *, folder: Path, sizes: Collection[Size], fps: float | None
+) -> dict[Size, FrameCache]:
+    """What reads the frames of the videos of a place at each of some sizes: for ``cache`` a `FrameCache`, for ``direct`` a
+    `FrameIndex`.
 
     ``auto`` takes the cache, which is the faster by far, unless it would fill more than `ROOM` of what is free of the disk.
 
     Raises:
         UserError: for ``direct`` where there are frames that lie there by themselves.
     """
-    cache = FrameCache(folder=folder, height=height, width=width, fps=fps)
+
+    def made(reader: type[FrameCache]) -> dict[Size, FrameCache]:
+        return {(high, wide): reader(folder=folder, height=high, width=wide, fps=fps) for high, wide in sizes}
+
+    caches = made(FrameCache)
     encoded = all(item.source.encoded for item in table.items)
     if kind == "direct" and not encoded:
         raise UserError(f"data.decode=direct is for video files, and {root} is {table.words}: say data.decode=cache.")
     if kind == "cache" or not encoded:
-        return cache
-    index = FrameIndex(folder=folder, height=height, width=width, fps=fps)
+        return caches
     if kind == "direct":
-        return index
-    missing = cache.missing(root, table.items)
+        return made(FrameIndex)
+    lacking = [{item.name for item in cache.missing(root, table.items)} for cache in caches.values()]
+    missing = [item for item in table.items if item.name in set.intersection(*lacking)]  # each video is of one size
     if not missing:
-        return cache
+        return caches
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-    needed = _expected(missing, fps) * height * width * 3
+    needed = _expected(missing, fps) * fmean(high * wide for high, wide in sizes) * 3
     if needed <= ROOM * free:
-        return cache
+        return caches
     print(
         f"Clips of {root} are decoded as they are needed, for its frames would take about {needed / 1e9:.2g} GB of the "
         f"{free / 1e9:.2g} GB that are free at {folder}. Where that will do, data.decode=cache is far faster.",
         file=sys.stderr,
     )
-    return index
+    return made(FrameIndex)
 
 
 def _expected(items: Sequence[Item], fps: float | None) -> float:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,7 +16,8 @@ import numpy as np
 
 from vidgen.data.decode import DecodeError
 from vidgen.data.folder.cache import Progress, fit
-from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, counted
+from vidgen.data.folder.each import each
+from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, check_lengths, counted
 
 LENGTHS = (17, 13, 9, 5, 1)
 """Frames that a clip may have for tokenizers of any stride of 4 along time, the longest that suits most videos first."""
@@ -123,16 +122,13 @@ class Check:
 
 def command(root: Path, options: Sequence[str]) -> str:
     """A command that trains on the videos of ``root``, ready for the shell; ``options`` are ``data.key=value``."""
-    return " ".join(["vidgen fit", *map(shlex.quote, ["data=folder", f"data.path={_quoted(str(root))}", *options])])
+    return " ".join(["vidgen fit", *map(shlex.quote, ["data=folder", f"data.path={quoted(str(root))}", *options])])
 
 
 def look(items: Sequence[Item], workers: int = 1) -> list[Seen]:
     """Decodes every video from end to end, by ``workers`` processes (1: by this one)."""
     with Progress(len(items)) as progress:
-        if workers == 1:
-            return [_told(examine(item), progress) for item in items]
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return [_told(one, progress) for one in pool.map(examine, items)]
+        return [_told(one, progress) for one in each(examine, items, workers)]
 
 
 def examine(item: Item) -> Seen:
@@ -140,10 +136,11 @@ def examine(item: Item) -> Seen:
     frames, sizes, rate = 0, dict[tuple[int, int], None](), None
     try:
         sha256 = item.source.sha256()
-        item.source.actions()
+        actions = item.source.actions()
         for frame, _ in item.source.frames(None):
             frames += 1
             sizes[frame.shape[1], frame.shape[0]] = None
+        check_lengths(actions, frames)
         rate = item.source.rate()
     except UnreadableError as error:
         return Seen(item=item, reason=f"it cannot be read ({error})")
@@ -175,7 +172,7 @@ def _counts(values: Iterator[str | None], most: int = 8) -> str:
     return f"{listed} and {len(found) - most} more" if len(found) > most else listed
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A value as Hydra reads it: in quotes of its own where it holds more than letters, digits and the marks of paths."""
     if re.fullmatch(r"[A-Za-z0-9_./+-]+", value):
         return value

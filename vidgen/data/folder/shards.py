@@ -7,11 +7,12 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidgen.data import decode
 from vidgen.data.decode import DecodeError
@@ -26,6 +27,7 @@ from vidgen.data.folder.table import (
     counted,
     file_stamp,
     split_named,
+    whole_moves,
 )
 
 if TYPE_CHECKING:
@@ -34,23 +36,27 @@ if TYPE_CHECKING:
 EXTENSIONS = frozenset({".tar"})
 VERSION = 1  # of the index that is kept
 ARRAY = ".npy"  # a member of raw frames, uint8 [T,H,W,3]
+ACTIONS = (".actions.npy", ".actions.json")  # members of the moves that lead to the frames (T,)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A video, or an array of frames, within a tar file."""
+    """A video, or an array of frames, within a tar file; ``moves`` is the member that holds its actions, where one does."""
 
     archive: Path
     name: str
     begin: int
     size: int
+    moves: Member | None = None
 
     def stamp(self) -> Any:
         found = file_stamp(self.archive)
-        return None if found is None else [*found, self.name, self.begin, self.size]
+        moves = [] if self.moves is None else [self.moves.name, self.moves.begin, self.moves.size]
+        return None if found is None else [*found, self.name, self.begin, self.size, *moves]
 
     def sha256(self) -> str:
-        return hashlib.sha256(self.read()).hexdigest()
+        moves = self.actions()
+        return hashlib.sha256(self.read() + (b"" if moves is None else f"actions {moves.tolist()}".encode())).hexdigest()
 
     def frames(self, fps: float | None, room: tuple[int, int] | None = None) -> Iterator[tuple[Pixels, float]]:
         content = self.read()
@@ -71,8 +77,8 @@ class Member:
     def rate(self) -> float | None:
         return decode.probe(self.video()).rate if self.encoded else None
 
-    def actions(self) -> None:
-        return None
+    def actions(self) -> NDArray[np.int64] | None:
+        return None if self.moves is None else whole_moves(_moves(self.moves))
 
     def read(self) -> bytes:
         """All of it."""
@@ -97,6 +103,19 @@ def _frames(content: bytes) -> Pixels:
     return frames
 
 
+def _moves(member: Member) -> NDArray[Any]:
+    """The array of an npy, or the list of a JSON file: by itself, or as ``actions`` of an object."""
+    content = member.read()
+    try:
+        if member.name.lower().endswith(ARRAY):
+            moves: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+            return moves
+        said = json.loads(content)
+        return np.array(said["actions"] if isinstance(said, dict) else said)
+    except (ValueError, EOFError, OSError, KeyError) as error:
+        raise DecodeError(f"its actions in {member.name} cannot be read ({error})") from error
+
+
 def is_tar(place: Place) -> bool:
     """Whether a tar file lies here."""
     return bool(place.named(EXTENSIONS))
@@ -105,8 +124,9 @@ def is_tar(place: Place) -> bool:
 def read_tar(place: Place) -> Table:
     """Every tar file, at any depth: ``KEY.mp4`` (or another video, or ``KEY.npy`` of frames) with what is said of it.
 
-    ``KEY.cls`` is its class, ``KEY.txt`` its caption, ``KEY.json`` an object with ``label``, ``caption``, ``split``
-    and ``group``. The split is otherwise said by the name of the tar (``train-000000.tar``) or of the folder around it.
+    ``KEY.cls`` is its class, ``KEY.txt`` its caption, ``KEY.json`` an object with ``label``, ``caption``, ``split``, ``group``
+    and ``actions``, which ``KEY.actions.npy`` or ``KEY.actions.json`` may hold instead: the move that leads to each frame. The
+    split is otherwise said by the name of the tar (``train-000000.tar``) or of the folder around it.
     """
     names = place.named(EXTENSIONS)
     items: list[Item] = []
@@ -143,13 +163,13 @@ def _samples(
                 continue
             name = f"{shard}/{key}{extension}"
             try:
-                said = _said(parts)
+                said, moves = _said(parts)
             except (UnreadableError, DecodeError, ValueError) as error:
                 skipped.append((name, f"what is said of it cannot be read ({error})"))
                 continue
             yield Item(
                 name=name,
-                source=parts[extension],
+                source=replace(parts[extension], moves=moves),
                 split=SPLIT_WORDS.get(said.get("split", ""), split),
                 label=said.get("label") if classes else None,
                 caption=said.get("caption"),
@@ -157,16 +177,20 @@ def _samples(
             )
 
 
-def _said(parts: dict[str, Member]) -> dict[str, str]:
+def _said(parts: dict[str, Member]) -> tuple[dict[str, str], Member | None]:
+    """What is said of a sample in words, and the member that holds its actions."""
     said: dict[str, Any] = {}
+    moves = next((parts[ending] for ending in ACTIONS if ending in parts), None)
     if ".json" in parts:
         content = json.loads(parts[".json"].read())
         said = content if isinstance(content, dict) else {}
+        if moves is None and said.pop("actions", None) is not None:
+            moves = parts[".json"]
     if ".cls" in parts:
         said["label"] = parts[".cls"].read().decode().strip()
     if ".txt" in parts:
         said["caption"] = parts[".txt"].read().decode().strip()
-    return {key: str(value) for key, value in said.items() if value not in (None, "")}
+    return {key: str(value) for key, value in said.items() if value not in (None, "")}, moves
 
 
 def _index(path: Path, folder: Path) -> tuple[list[Member], bool]:
@@ -229,7 +253,7 @@ def plan_shards(items: Sequence[Item], folder: Path, shards: int) -> list[Shard]
 
 
 def write_shard(shard: Shard) -> list[tuple[str, str]]:
-    """Write a shard: video files as they are, all else as raw frames; it appears whole or not at all.
+    """Write a shard: video files as they are, all else as raw frames, and actions; it appears whole or not at all.
 
     Returns:
         (name, reason) of the items that cannot be read and are left out.
@@ -239,12 +263,14 @@ def write_shard(shard: Shard) -> list[tuple[str, str]]:
         for number, item in enumerate(shard.items):
             try:
                 extension, content = _content(item)
+                actions = item.source.actions()
             except (UnreadableError, DecodeError) as error:
                 skipped.append((item.name, str(error)))
                 continue
             said = {"name": item.name, "label": item.label, "caption": item.caption, "split": item.split, "group": item.group}
             text = json.dumps({key: value for key, value in said.items() if value is not None}, ensure_ascii=False)
-            for ending, part in ((extension, content), (".json", text.encode())):
+            moves = [] if actions is None else [(ACTIONS[0], _npy(actions))]
+            for ending, part in ((extension, content), *moves, (".json", text.encode())):
                 entry = tarfile.TarInfo(f"{number:08d}{ending}")
                 entry.size = len(part)
                 archive.addfile(entry, io.BytesIO(part))
@@ -261,11 +287,13 @@ def _content(item: Item) -> tuple[str, bytes]:
             return source.path.suffix.lower(), source.path.read_bytes()
         except OSError as error:
             raise UnreadableError(error.strerror or str(error)) from error
-    if source.actions() is not None:
-        raise DecodeError("its actions have no place in a shard")
-    out = io.BytesIO()
     frames = [frame for frame, _ in source.frames(None)]
     if len({frame.shape for frame in frames}) > 1:
         raise DecodeError("its frames differ in size, and raw frames of a shard cannot")
-    np.save(out, np.stack(frames))
-    return ARRAY, out.getvalue()
+    return ARRAY, _npy(np.stack(frames))
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidgen.data import decode
+from vidgen.data.decode import DecodeError
 
 Pixels = NDArray[np.uint8]
 
@@ -152,6 +153,29 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
+
+
+def whole_moves(actions: NDArray[Any]) -> NDArray[np.int64]:
+    """Actions as int64 (T,), if they are whole numbers from 0 on. Raises `vidgen.data.decode.DecodeError`."""
+    if actions.dtype.kind not in "iub" or actions.ndim != 1 or (len(actions) and int(actions.min()) < 0):
+        raise DecodeError(
+            f"its actions are {actions.dtype} {list(actions.shape)}, and not whole numbers from 0 on, one for each frame"
+        )
+    return actions.astype(np.int64)
+
+
+def check_lengths(actions: NDArray[np.int64] | None, frames: int, fps: float | None = None) -> None:
+    """Sees that a video of so many frames (at ``fps`` a second, where its rate is converted) has an action for each, or none.
+
+    Raises:
+        DecodeError: where it has more or fewer.
+    """
+    if actions is not None and len(actions) != frames:
+        rate = "" if fps is None else f" at data.fps={fps:g}"
+        raise DecodeError(
+            f"it has {counted(len(actions), 'action')} for {counted(frames, 'frame')}{rate}: each frame needs the one that leads "
+            "to it, the first any"
+        )
 
 
 def split_named(text: str) -> str | None:
