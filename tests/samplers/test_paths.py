@@ -128,6 +128,17 @@ def test_respaced_levels_are_even_and_end_clean(steps: int) -> None:
         assert float(times[:-1].diff().max() - times[:-1].diff().min()) <= 1
 
 
+def test_respaced_levels_are_dit_s() -> None:
+    """A place counted from 0 that grows by one stride a step and is rounded to the nearest, of two the even one."""
+    for steps in range(2, 1001):
+        place, places = 0.0, []
+        for _ in range(steps):
+            places.append(round(place))
+            place += 999 / (steps - 1)
+        times = DDPM("linear").times(steps)[:-1] * 1000
+        assert times.round().long().tolist() == [place + 1 for place in reversed(places)], steps
+
+
 def test_more_steps_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"steps=1001 is more than the 1000 steps"):
         DDPM("linear").times(1001)

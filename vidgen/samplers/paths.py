@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -181,15 +182,16 @@ class DDPM(Path):
         return ((u * self.T).floor() + 1).clamp_max(self.T) / self.T
 
     def times(self, steps: int, device: torch.device | None = None) -> Tensor:
-        """DiT's respacing: as many of the T levels, evenly and both ends among them, and then 0.
+        """DiT's respacing: as many of the T levels, evenly and both ends among them (of one step the noisiest), and then 0.
 
         Raises:
             UserError: where there are not as many.
         """
         if steps > self.T:
             raise UserError(f"steps={steps} is more than the {self.T} steps that the path has: give steps={self.T} or fewer.")
-        levels = torch.linspace(self.T, 1, steps, dtype=torch.float64, device=device).round() / self.T
-        return torch.cat([levels, levels.new_zeros(1)])
+        gaps = [(self.T - 1) / max(1, steps - 1)] * (steps - 1)
+        places = [round(place) for place in accumulate(gaps, initial=0.0 if steps > 1 else self.T - 1)]  # of ties the even one
+        return torch.tensor([*(place + 1 for place in reversed(places)), 0], dtype=torch.float64, device=device) / self.T
 
 
 @lru_cache(maxsize=64)
