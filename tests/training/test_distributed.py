@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vidgen.cli import main
 from vidgen.evaluation import rows
@@ -27,7 +28,7 @@ TINY = [
     *("data.families=[bounce,gravity]", "tokenizer.backbone.widths=[8]"),
     *("tokenizer.training.steps=4", "tokenizer.training.batch_size=4"),
     *("tokenizer.training.optimizer=adamw", "generator.training.optimizer=adamw"),
-    *("generator.width=16", "generator.depth=1", "generator.heads=1", "generator.steps=2"),
+    *("generator.width=16", "generator.depth=2", "generator.heads=1"),
     *("generator.training.steps=4", "generator.training.batch_size=4", "generator.training.clips=8"),
     *("trainer.accelerator=cpu", "trainer.precision=fp32", "trainer.log_every=1", "evaluation.clips=4", "evaluation.samples=4"),
 ]
@@ -117,7 +118,7 @@ def ended(processes: Iterable[subprocess.Popen[str]]) -> list[tuple[int, str, st
     """Status, output and complaints of each."""
     found = []
     for process in processes:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=900)
         found.append((process.returncode, out, err))
     return found
 
@@ -152,9 +153,15 @@ def losses(run: Path, stage: str) -> dict[tuple[str, int], float]:
 
 
 def test_two_processes_train_one_run_as_one_process_does(tmp_path: Path) -> None:
-    """One folder with one report; weights, averages and losses of one process, and of the codebook what all have used."""
-    several({tmp_path / "two": LFQ})
-    one, two = fit(tmp_path / "one", *LFQ), run_in(tmp_path / "two")
+    """One folder with one report; weights, averages and losses of one process, and of the codebook what all have used.
+
+    And so does a generator whose weights are cut over them.
+    """
+    one = fit(tmp_path / "one", *LFQ)
+    words = ["generator=dit", f"tokenizer.from={one}", "generator.steps=2"]
+    several({tmp_path / "two": LFQ, tmp_path / "cut": [*words, "trainer.strategy=fsdp"]})
+    two = run_in(tmp_path / "two")
+    assert_same(fit(tmp_path / "whole", *words), run_in(tmp_path / "cut"), "generator")
     assert_same(one, two, "tokenizer")
     alone, together = losses(one, "tokenizer"), losses(two, "tokenizer")
     assert alone.keys() == together.keys()
@@ -168,6 +175,9 @@ TOKENIZERS = {
     "lfq": LFQ,
     "kl": ["stage=tokenizer", "tokenizer=kl"],
     "vq": ["stage=tokenizer", "tokenizer=vq", "tokenizer.quantizer.codes=24"],
+    "gumbel": ["stage=tokenizer", "tokenizer=gumbel", "tokenizer.quantizer.codes=24"],
+    "residual": ["stage=tokenizer", "tokenizer=residual", "tokenizer.quantizer.quantizer.codes=24"],
+    "pyramid": ["stage=tokenizer", "tokenizer=pyramid", "tokenizer.quantizer.quantizer.codes=24"],
     "adversary": [
         *("stage=tokenizer", "tokenizer=kl", "tokenizer/adversary=patch2d", "tokenizer.adversary.start=1"),
         *("tokenizer.adversary.widths=[8,8]", "tokenizer.adversary.strides=[[1,2,2]]", "tokenizer.adversary.lr=1e-5"),
@@ -175,27 +185,39 @@ TOKENIZERS = {
 }
 
 GENERATORS = {
-    "lfq, dit": ["generator.checkpoint=true"],
-    "lfq, maskgit": [],
-    "kl, dit": [],
-    "kl, maskgit": ["generator.training.accumulate=2"],
+    "lfq, dit": ["generator.checkpoint=true", "generator.steps=2"],
+    "lfq, dit, muon": ["generator.training.optimizer=muon", "generator.steps=2"],
+    "lfq, maskgit": ["generator.checkpoint=true", "generator.training.accumulate=2", "generator.steps=2"],
+    "lfq, ar": [],
+    "pyramid, var": [],
+    "kl, dit": ["generator.steps=2"],
+    "kl, maskgit": ["generator.training.accumulate=2", "generator.steps=2"],
 }
+
+STRATEGIES = {"ddp": "two", "fsdp": "cut"}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what one process has trained in ``one`` and what two have in ``two``; one start of them for all of it."""
+    """A folder with what one process has trained in ``one`` and two in ``two`` and ``cut``; one start of them for all of it."""
     folder = tmp_path_factory.mktemp("trained")
-    for count in ("one", "two"):
+    for count in ("one", *STRATEGIES.values()):
         (folder / count).mkdir()
-    jobs = dict(TOKENIZERS)
-    runs = {name: fit(folder / "one" / name, *words) for name, words in TOKENIZERS.items()}
-    for name, own in GENERATORS.items():
-        tokenizer, generator = name.split(", ")
-        jobs[name] = words = [f"generator={generator}", f"tokenizer.from={runs[tokenizer]}", *own]
+    jobs = {folder / "two" / name: words for name, words in TOKENIZERS.items()}
+    for name, words in TOKENIZERS.items():
         fit(folder / "one" / name, *words)
-    several({folder / "two" / name: words for name, words in jobs.items()})
+    for name in GENERATORS:
+        words = on_trained(folder, name)
+        fit(folder / "one" / name, *words)
+        jobs |= {folder / where / name: [*words, f"trainer.strategy={how}"] for how, where in STRATEGIES.items()}
+    several(jobs)
     return folder
+
+
+def on_trained(folder: Path, name: str) -> list[str]:
+    """The words for one of the generators on the tokenizer that one process has trained in ``folder``."""
+    tokenizer, generator, *_ = name.split(", ")
+    return [f"generator={generator}", f"tokenizer.from={run_in(folder / 'one' / tokenizer)}", *GENERATORS[name]]
 
 
 @pytest.mark.slow
@@ -206,13 +228,109 @@ def test_tokenizers_are_trained_alike(name: str, trained: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", GENERATORS)
-def test_generators_are_trained_alike(name: str, trained: Path) -> None:
+def test_generators_are_trained_alike(name: str, strategy: str, trained: Path) -> None:
     """On the latents of one tokenizer, which are kept in bfloat16, where the least difference may be a large one.
 
-    Also in parts, of each of which every process has its share.
+    Also in parts, of each of which every process has its share, with blocks that are computed twice, and by Muon, which works in
+    bfloat16 on whole matrices. What is kept as the model is the average.
     """
-    assert_same(run_in(trained / "one" / name), run_in(trained / "two" / name), "generator")
+    one, two = (run_in(trained / count / name) for count in ("one", STRATEGIES[strategy]))
+    assert_same(one, two, "generator")
+    weights = [load_file(run / "model/generator.safetensors") for run in (one, two)]
+    for part, value in weights[0].items():
+        torch.testing.assert_close(weights[1][part], value, rtol=1e-5, atol=1e-5)
+
+
+STOPPING = """
+import os, signal
+from pathlib import Path
+import torch
+from vidgen.training import loop, shards, task
+
+def stop(self, batch, step):
+    if step == 1 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return before(self, batch, step)
+
+def tell(self, trainer):
+    state = [value for of in trainer.optimizers[0].state.values() for value in of.values() if isinstance(value, torch.Tensor)]
+    held = [shards.local(tensor).untyped_storage().nbytes() // 4 for tensor in [*trainer.lightning_module.parameters(), *state]]
+    Path("held-" + os.environ["RANK"]).write_text(str(sum(held)))
+    return save(self, trainer)
+
+before, task.Task.step_losses = task.Task.step_losses, stop
+save, loop.Watch.save = loop.Watch.save, tell
+"""
+"""After two steps; and how many numbers a process has in weights, average and optimizer is in a file for each."""
+
+MUON = "lfq, dit, muon"
+
+
+@pytest.fixture(scope="module")
+def stopped(trained: Path) -> Path:
+    """A folder in which two processes were stopped after two steps of four: by ``ddp`` in ``two``, and by ``fsdp`` in ``cut``."""
+    folder, words = trained / "stopped", on_trained(trained, MUON)
+    folder.mkdir()
+    starts = [
+        started({folder / where: [*words, f"trainer.strategy={how}"]}, program=STOPPING) for how, where in STRATEGIES.items()
+    ]
+    results = [result for processes in starts for result in ended(processes)]
+    assert [status for status, _, _ in results] == [130] * 4, results
+    return folder
+
+
+@pytest.mark.slow
+def test_of_what_is_cut_each_process_has_its_share(stopped: Path) -> None:
+    """Of weights, average and optimizer state; the checkpoint has the whole."""
+    checkpoint = torch.load(run_in(stopped / "cut") / "checkpoints/generator.ckpt", weights_only=True)
+    (state,) = (optimizer["state"] for optimizer in checkpoint["optimizer_states"])
+    tensors = [value for of in state.values() for value in of.values() if isinstance(value, torch.Tensor)]
+    whole = sum(value.numel() for value in [*checkpoint["state_dict"].values(), *tensors])
+    two, cut = ([int((stopped / where / f"held-{rank}").read_text()) for rank in range(2)] for where in ("two", "cut"))
+    assert min(two) >= whole
+    assert sum(cut) >= whole
+    assert max(cut) < 0.55 * whole
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_cut_and_whole(stopped: Path, trained: Path) -> None:
+    """From two processes with shares to one, and from two with all of it to two with shares; as if it had never stopped."""
+    words, one = on_trained(trained, MUON), run_in(trained / "one" / MUON)
+    cut, two = run_in(stopped / "cut"), run_in(stopped / "two")
+    assert checkpoint_step(cut / "checkpoints/generator.ckpt") == checkpoint_step(two / "checkpoints/generator.ckpt") == 2
+    several({stopped / "two": [*words, "trainer.strategy=fsdp"]})
+    assert_same(one, run_in(stopped / "two"), "generator")
+    assert run_in(stopped / "two") == two
+    assert fit(stopped / "cut", *words) == cut
+    assert_same(one, cut, "generator")
+
+
+POISON = """
+import os
+import torch
+from vidgen.training import shards, task
+
+def poison(self, batch, step):
+    if step == 2 and os.environ["RANK"] == "1":
+        with torch.no_grad():
+            shards.local(self.model.embed.weight).fill_(torch.nan)
+    return before(self, batch, step)
+
+before, task.GeneratorTask.step_losses = task.Task.step_losses, poison
+"""
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_in_one_s_share_ends_all_with_one_sentence(trained: Path) -> None:
+    words = [*on_trained(trained, "lfq, dit"), "trainer.strategy=fsdp"]
+    results = ended(started({trained / "poisoned": words}, program=POISON))
+    assert all(status for status, _, _ in results)
+    told = "".join(err for _, _, err in results)
+    assert told.count("vidgen: ") == 1
+    assert "The loss of generator step 3 is not finite, first in the output of embed (Linear)." in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow
@@ -285,12 +403,15 @@ def test_torchrun_starts_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "sentence"),
-    [("fsdp", "trainer.strategy=fsdp is not there: "), ("dpp", "There is no strategy called 'dpp'. Did you mean 'ddp'?")],
+    ("words", "sentence"),
+    [
+        (["trainer.strategy=dpp"], "There is no strategy called 'dpp'. Did you mean 'ddp'?"),
+        (["trainer.strategy=fsdp", "trainer.compile=true"], "trainer.strategy=fsdp gathers weights between blocks"),
+    ],
 )
 def test_what_is_no_strategy_is_said_at_once(
-    strategy: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", f"trainer.strategy={strategy}"]) == 2
+    assert main(["fit", *words]) == 2
     assert sentence in capsys.readouterr().err

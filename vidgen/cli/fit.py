@@ -256,6 +256,7 @@ class Fit:
                 hooks=hooks,
                 precision=self.plan.precision,
                 accelerator="gpu" if self.device.type == "cuda" else self.device.type,
+                strategy=trainer["strategy"],
                 compiled=trainer["compile"],
                 log_every=trainer["log_every"],
                 checkpoint_every=trainer["checkpoint_every"],

@@ -42,7 +42,7 @@ MEASURED = 512
 FROZEN_BATCH = 8
 """Clips that a tokenizer that is not trained is measured on at a time."""
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 NOT_OF_THE_RECIPE = ("resume", "reuse", "command", "runs", "logger", "choices")
 
@@ -60,6 +60,7 @@ class Plan:
         wrapped: whether the tokenizer is trained with scales because the generator goes from coarse to fine: its config says how.
         fingerprint: of all that decides the result: two runs with the same one are the same run.
         tokenizer_fingerprint: of all that decides the tokenizer's weights.
+        cut: whether several processes share the generator's weights out among them.
         buckets: the parts of the data whose clips have one size each, the data itself where all have.
         batch_sizes: clips of each bucket in a batch of each stage.
         resumed: the unfinished run that is gone on with, locked.
@@ -72,7 +73,7 @@ class Plan:
 
     def __init__(self, config: dict[str, Any], precision: str | None = None) -> None:
         trainer = config["trainer"]
-        _check_strategy(trainer["strategy"])
+        _check_strategy(trainer["strategy"], trainer["compile"])
         self.config, self.seed, self.root = config, config["seed"], Path(config["runs"])
         check_writable(self.root, "runs")
         _check_installed(config["logger"]["name"])
@@ -91,6 +92,7 @@ class Plan:
             )  # the model refers to it from anywhere
         self.init = hub.load(config["init"]) if config["init"] else None
         self.given = self._given()
+        self.cut = trainer["strategy"] == "fsdp" and "generator" in stages and ranks.count() > 1
         own = config["tokenizer"] if self.given else fitted(config["tokenizer"], config["generator"]["name"])
         self.wrapped = own != config["tokenizer"]
         config["tokenizer"] = own
@@ -187,7 +189,7 @@ class Plan:
             lines["route"] = f"{names['generator']} x {names['tokenizer']}: {self.route}"
         if self.init is not None:
             lines["init"] = f"weights of {self.config['init']}"
-        together = f", {ranks.count()} processes (ddp)" if ranks.count() > 1 else ""
+        together = f", {ranks.count()} processes ({'fsdp' if self.cut else 'ddp'})" if ranks.count() > 1 else ""
         lines["machine"] = f"{self.device.type}, {self.precision}, {torch.get_num_threads()} threads{together}"
         return lines
 
@@ -212,7 +214,10 @@ class Plan:
         return f"{size:.1f} M parameters, {work}"
 
     def estimate(self) -> dict[str, float]:
-        """Seconds that the training of each stage will take, by a trial of a few steps on copies of one clip."""
+        """Seconds that the training of each stage will take, by a trial of a few steps on copies of one clip.
+
+        Not of a generator that is cut over several processes, for it may be too large for one.
+        """
         found: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             tokenizer = self.fresh_tokenizer().to(self.device)
@@ -221,7 +226,7 @@ class Plan:
             if self.training("tokenizer") and self.trained_tokenizer() is None:
                 task: Task = tokenizer_task(tokenizer, self.config["tokenizer"], self.seed, self.data)
                 found["tokenizer"] = self.seconds(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
-            if self.generator is not None:
+            if self.generator is not None and not self.cut:
                 with self.autocast():
                     latent = tokenizer.encode(to_video(clip)).to(self.device, torch.float32)
                 one = condition_of(batch, self.data).to(self.device)
@@ -335,15 +340,15 @@ def _check_installed(logger: str) -> None:
         raise UserError(f'logger={logger} needs a package that is not installed: pip install "vidgen[{logger}]".')
 
 
-def _check_strategy(strategy: str) -> None:
+def _check_strategy(strategy: str, compiled: bool) -> None:
     """Sees that processes can train together in this way."""
-    if strategy == "fsdp":
-        raise UserError(
-            "trainer.strategy=fsdp is not there: it cuts weights in parts, and the average of weights, Muon and the norm of the "
-            "gradient need whole ones; use trainer.strategy=ddp, where each process holds the model."
-        )
     if strategy not in STRATEGIES:
         raise unknown("strategy", strategy, STRATEGIES)
+    if strategy == "fsdp" and compiled:
+        raise UserError(
+            "trainer.strategy=fsdp gathers weights between blocks, which trainer.compile=true would make one with them; set it "
+            "to false, or use trainer.strategy=ddp."
+        )
 
 
 def _check_compiler() -> None:

@@ -14,6 +14,7 @@ from vidgen.latents import joint_ids
 from vidgen.metrics.codebook_usage import LARGEST_JOINT, codebook_figures
 from vidgen.nn.parallel import gather_rows
 from vidgen.registry import options
+from vidgen.training.shards import local
 
 if TYPE_CHECKING:
     from vidgen.training.task import Task
@@ -124,7 +125,7 @@ def blame(task: Task, batch: Any, step: int) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value) if tensor.is_floating_point())
+    return all(bool(local(tensor).isfinite().all()) for tensor in _tensors(value) if tensor.is_floating_point())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -26,7 +26,8 @@ from vidgen.errors import UserError
 from vidgen.nn.parallel import mean_over_ranks
 from vidgen.training import ranks
 from vidgen.training.guards import blame
-from vidgen.training.task import Task
+from vidgen.training.shards import Shards, gather, gathered, local
+from vidgen.training.task import GeneratorTask, Task
 
 # Probabilities that underflow made CPU steps ten times slower. Threads inherit this when they start: it comes before any does.
 torch.set_flush_denormal(True)
@@ -69,14 +70,15 @@ def train(
     hooks: Hooks,
     precision: str,
     accelerator: str,
+    strategy: str = "ddp",
     compiled: bool = False,
     log_every: int,
     checkpoint_every: int,
 ) -> None:
     """Trains ``task`` to the end of its recipe, from ``checkpoint`` where that exists.
 
-    Several processes (:mod:`vidgen.training.ranks`) call it together. They take the same steps, by Lightning's DDP, and stop
-    after the same one; the first of them alone calls the hooks and writes.
+    Several processes (:mod:`vidgen.training.ranks`) call it together. They take the same steps and stop after the same
+    one; the first of them alone calls the hooks and writes, and ends with the average.
 
     Args:
         task: the model and its recipe.
@@ -85,6 +87,7 @@ def train(
         hooks: what to call.
         precision: ``bf16`` or ``fp32``.
         accelerator: Lightning's word for the device.
+        strategy: of several processes; with ``fsdp`` a generator is cut over them, and else each has the whole of what it trains.
         compiled: whether the network is compiled; its average, which validation and previews use, is not.
         log_every: steps between logged rows.
         checkpoint_every: steps between checkpoints.
@@ -104,7 +107,7 @@ def train(
     with ranks.connected(accelerator):
         try:
             with watch.catching_signals():
-                trainer = _trainer(task, watch, precision, accelerator)
+                trainer = _trainer(task, watch, precision, accelerator, strategy)
                 trainer.fit(task, loader(first), ckpt_path=str(resume) if resume else None, weights_only=True)
         except (SIGTERMException, RuntimeError) as error:
             # Asked to stop, Lightning leaves in a way of its own, and a worker that was asked as well is missed.
@@ -114,14 +117,12 @@ def train(
             raise Stopped
 
 
-def _trainer(task: Task, watch: Watch, precision: str, accelerator: str) -> L.Trainer:
+def _trainer(task: Task, watch: Watch, precision: str, accelerator: str, strategy: str) -> L.Trainer:
     """Lightning's trainer for this process alone, or for all processes as one."""
     several: dict[str, Any] = {}
     if ranks.count() > 1:
-        # The adversary's gradients are averaged in its own step, and what is in buffers is the same everywhere as it comes about.
-        apart = [name for name, _ in task.named_parameters() if name.startswith("adversary.")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, apart)
-        several["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        cut = strategy == "fsdp" and isinstance(task, GeneratorTask)
+        several["strategy"] = Shards() if cut else _ddp(task)
         several["plugins"] = [ranks.environment()]
     return L.Trainer(
         accelerator=accelerator,
@@ -140,6 +141,16 @@ def _trainer(task: Task, watch: Watch, precision: str, accelerator: str) -> L.Tr
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
+
+
+def _ddp(task: Task) -> Strategy:
+    """Where each process has all of ``task``.
+
+    The adversary's gradients are averaged in its own step, and what is in buffers is the same everywhere as it comes about.
+    """
+    apart = [name for name, _ in task.named_parameters() if name.startswith("adversary.")]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, apart)
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -246,12 +257,15 @@ class Watch(L.Callback):
             self._check(task, self._last)
             self._log(trainer, step)
         if step in preview_steps(steps):
-            ranks.first(lambda: self._show(task, step))
+            with gathered(task.average):
+                ranks.first(lambda: self._show(task, step))
         stopping = ranks.anyone(self.stopping)  # read once, for the wish may come at any moment
         if step % self.checkpoint_every == 0 or step >= steps or stopping:
             self._check(task, self._last)
             self._check_weights(task, step)
             self.save(trainer)
+        if step >= steps:
+            gather(task.average)
         trainer.should_stop = stopping
 
     def _show(self, task: Task, step: int) -> None:
@@ -282,7 +296,7 @@ class Watch(L.Callback):
 
     def _check_weights(self, task: Task, step: int) -> None:
         """A finite loss can have a gradient that is not, and what a checkpoint holds must be worth going on from."""
-        if not all(bool(weight.isfinite().all()) for weight in task.model.parameters()):
+        if ranks.anyone(not all(bool(local(weight).isfinite().all()) for weight in task.model.parameters())):
             raise self._not_finite(task, f"The weights after {task.stage} step {step} are")
 
     def _not_finite(self, task: Task, what: str, where: str = "") -> UserError:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidgen.training.shards import local, whole
+
 
 def is_inner(name: str, weight: Tensor) -> bool:
     """Whether a weight is an inner matrix, the kind Muon is for: in a stack called ``blocks`` or ``layers``, not a modulation."""
@@ -45,7 +47,7 @@ def build_optimizer(
     ]
     if optimizer == "adamw":
         return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, fused=True)
-    from timm.optim.muon import Muon
+    from vidgen.training.muon import Muon
 
     groups = [{**group, "use_fallback": True} for group in groups]
     # Said outright, for timm would give very long or thin matrices to AdamW, at Muon's learning rate.
@@ -71,14 +73,16 @@ def clip_gradients(weights: Sequence[Tensor], largest: float) -> Tensor:
     that it never reaches a weight.
     """
     grads = [weight.grad for weight in weights if weight.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(weights, largest) if largest else torch.nn.utils.get_total_norm(grads)
+    norm = whole(torch.nn.utils.get_total_norm(grads))
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(weights, largest, norm)
     if norm.device.type != "cpu":
         for grad in grads:
-            grad.nan_to_num_(0.0, 0.0, 0.0)
+            local(grad).nan_to_num_(0.0, 0.0, 0.0)
     return norm
 
 
 @torch.no_grad()
 def update_average(average: Iterable[Tensor], current: Iterable[Tensor], decay: float) -> None:
     """``average += (1 - decay) * (current - average)``, in one pass over all tensors, where the device is."""
-    torch._foreach_lerp_(list(average), list(current), 1 - decay)
+    torch._foreach_lerp_([local(weight) for weight in average], [local(weight) for weight in current], 1 - decay)
