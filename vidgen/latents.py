@@ -329,10 +329,18 @@ class Latent:
 
 @dataclass(kw_only=True)
 class Losses:
-    """Named scalar losses and the ``total`` that is minimised (their weighted sum, formed by whoever owns the weights)."""
+    """Named scalar losses and the ``total`` that is minimised (their weighted sum, formed by whoever owns the weights).
+
+    Attributes:
+        total: of the batch.
+        scalars: what it is made of.
+        count: how many values ``total`` is the mean of, where batches differ in that: of a batch that comes in parts each counts
+            by it. None: all batches count alike.
+    """
 
     total: Tensor
     scalars: dict[str, Tensor] = field(default_factory=dict)
+    count: Tensor | None = None
 
 
 @dataclass(kw_only=True)

@@ -82,7 +82,7 @@ def test_the_loss_is_on_masked_tokens_only() -> None:
         tokens = model.tokens.of(latent)
         masked = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(1)) < 0.5
         outputs = kept(model)
-        model.loss_at(tokens, masked, None, latent.grids, 0, 0.1).backward()
+        model.loss_at(tokens, masked, None, latent.grids, 0, 0.1).total.backward()
         assert torch.equal(outputs[0].grad.abs().sum(dim=-1) > 0, masked), name
 
 
@@ -97,7 +97,7 @@ def test_targets_are_the_tokens_before_masking_and_the_network_does_not_see_them
         outputs = [model(each, masked, grids=latent.grids) for each in (tokens, other, tokens.flip(0))]
         assert torch.equal(outputs[0], outputs[1])
         assert not torch.allclose(outputs[0], outputs[2])
-        losses = [model.loss_at(each, masked, None, latent.grids) for each in (tokens, other)]
+        losses = [model.loss_at(each, masked, None, latent.grids).total for each in (tokens, other)]
         assert not torch.allclose(*losses), name
         by_hand = model.head.loss(outputs[0], tokens)[masked].mean()
         torch.testing.assert_close(losses[0], by_hand, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from tests import tiny
 from vidgen.errors import UserError
-from vidgen.latents import Losses
+from vidgen.latents import Condition, Losses
+from vidgen.nn.given import known_tokens
+from vidgen.nn.parallel import counted_mean
 from vidgen.training.cache import training_cells
 from vidgen.training.optim import build_optimizer
 from vidgen.training.task import GeneratorTask, LatentBatches, Task
@@ -88,6 +90,15 @@ class Quadratic(Task):
         return {}
 
 
+class Counted(Quadratic):
+    """As it, over those of the values that the batch says."""
+
+    def losses(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Losses:
+        x, y, counted = batch
+        loss, count = counted_mean((self.model(x) - y).square(), counted)
+        return Losses(total=loss, scalars={"mse": loss}, count=count)
+
+
 class Listed(IterableDataset):
     """Batches in their order."""
 
@@ -109,6 +120,48 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts: int) -> None:
     expected = torch.autograd.grad(direct, list(model.parameters()))
     assert all(torch.allclose(weight.grad, grad, atol=1e-6) for weight, grad in zip(model.parameters(), expected, strict=True))
     assert torch.allclose(losses.total, direct) and torch.allclose(losses.scalars["mse"], direct)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_part_counts_by_what_is_counted_in_it(parts: int) -> None:
+    """As masked tokens are, of which every clip has another number; and one part may have none."""
+    torch.manual_seed(0)
+    counted = torch.rand(8, 2) < torch.tensor([0.0, 0.0, 0.9, 0.2, 0.5, 1.0, 0.1, 0.7]).unsqueeze(1)
+    batch, model = (torch.randn(8, 3), torch.randn(8, 2), counted), nn.Linear(3, 2)
+    task = Counted(model, tiny.recipe(batch_size=8, accumulate=parts), 0)
+    losses = task.step_losses(batch, 0)
+    losses.total.backward()
+    error = (model(batch[0]) - batch[1]).square()[counted].mean()
+    expected = torch.autograd.grad(error, list(model.parameters()))
+    assert all(torch.allclose(weight.grad, grad, atol=1e-6) for weight, grad in zip(model.parameters(), expected, strict=True))
+    assert torch.allclose(losses.total, error) and torch.allclose(losses.scalars["mse"], error)
+
+
+@pytest.mark.parametrize("name", ["maskgit", "var", "ar", "dit"])
+def test_a_generator_says_what_its_loss_is_the_mean_of(name: str, tmp_path: Path) -> None:
+    """Clips of which more and fewer cells are given: the mean over all is that of the parts by their counts."""
+    tokenizer = tiny.tokenizer("pyramid" if name == "var" else "kl" if name == "dit" else "lfq")
+    torch.manual_seed(0)
+    model = tiny.stirred(tiny.generator(name, tokenizer.space, conditioning={"frames": {}}), 0.05).eval()
+    latent = tokenizer.encode(torch.rand(4, 3, 9, 16, 16) * 2 - 1)
+    given = torch.tensor([[True, False, False], [True, True, False], [False] * 3, [True, True, False]])
+
+    def loss(some: slice) -> Losses:
+        part, told = latent[some], Condition(known=latent[some], known_mask=given[some])
+        if name == "maskgit":
+            tokens = model.tokens.of(part, None)
+            masked = ~known_tokens(told, model.spec, part.grids, 0)
+            return model.loss_at(tokens, masked, told, part.grids)
+        if name == "dit":
+            noise = torch.randn(4, *part.h.shape[1:], generator=torch.Generator().manual_seed(0))[some]
+            return model.loss_at(part.h, torch.full((len(part),), 0.4), noise, told)
+        return model._loss(part, model.tokens.of(part), told) if name == "ar" else model._loss(part, told, 0.0, 0.0)
+
+    whole, parts = loss(slice(0, 4)), [loss(slice(0, 1)), loss(slice(1, 4))]
+    counts = torch.stack([part.count for part in parts])
+    assert torch.allclose(whole.count, counts.sum())
+    assert counts[0] * 3 != counts[1]
+    assert torch.allclose(whole.total, (torch.stack([part.total for part in parts]) * counts).sum() / counts.sum(), rtol=1e-5)
 
 
 def test_parts_are_of_one_size() -> None:

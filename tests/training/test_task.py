@@ -204,6 +204,15 @@ def test_two_codes_of_two_are_no_collapse() -> None:
     assert used([torch.tensor([[0, 0, 0, 0]])], 500, bits=1)[1] != ""
 
 
+def test_a_codebook_that_is_used_is_none_however_often_one_code_is() -> None:
+    """A ground that fills most of every picture: a perplexity below 2.5 of a codebook of which every code is there."""
+    ids = torch.cat([torch.zeros(1, 4096, dtype=torch.long), torch.arange(1024).unsqueeze(0)], dim=1)
+    often = torch.cat([ids, torch.zeros(1, 60_000, dtype=torch.long)], dim=1)
+    figures, warning = used([often], 500, "lfq")
+    assert figures["codebook/perplexity"] < 2.5
+    assert warning == ""
+
+
 def test_continuous_latents_have_no_codebook_to_lose(cache: LatentCache) -> None:
     made = training("tokenizer", cache)
     task = at(made.task(), 500)

@@ -220,8 +220,8 @@ class AR(nn.Module):
 
     def _loss(self, latent: Latent, tokens: Tensor, condition: Condition | None) -> Losses:
         losses, counted = self.token_losses(tokens, self.tokens.grids(latent), condition, latent.start)
-        total = counted_mean(losses, counted)
-        return Losses(total=total, scalars={"nll" if self.head.likelihood else "flow": total})
+        total, count = counted_mean(losses, counted)
+        return Losses(total=total, scalars={"nll" if self.head.likelihood else "flow": total}, count=count)
 
     def token_losses(
         self, tokens: Tensor, grids: tuple[Shape, ...], condition: Condition | None = None, start: int = 0

@@ -311,12 +311,12 @@ class DiT(nn.Module):
         error = F.mse_loss(v if unit == "v" else out, path.target(unit, x, noise, level), reduction="none")
         if self.min_snr:
             error = error * path.min_snr(unit, level, self.min_snr)
-        total = counted_mean(error, counted)
+        total, count = counted_mean(error, counted)
         scalars = {"ddpm" if isinstance(path, DDPM) else "flow": total}
         if share is not None and isinstance(path, DDPM):
             bits = vlb_bits(path, x.float(), x_t.float(), v.float(), share, level.clamp_min(1 / path.T))
-            scalars["vlb"] = counted_mean(bits, counted)
-        return Losses(total=torch.stack(list(scalars.values())).sum(), scalars=scalars)
+            scalars["vlb"], _ = counted_mean(bits, counted)
+        return Losses(total=torch.stack(list(scalars.values())).sum(), scalars=scalars, count=count)
 
     # Sampling ---------------------------------------------------------------------------------------------------------------
 

@@ -229,8 +229,7 @@ class MaskGIT(nn.Module):
         clips = world_size() * len(latent)
         ratio = self._ratios(own_rows(torch.rand(clips, device=tokens.device)))
         masked = unmask.draw_mask(ratio, own_rows(torch.rand(clips, tokens.shape[1], device=tokens.device)), known)
-        loss = self.loss_at(tokens, masked, condition, grids, latent.start, self.label_smoothing)
-        return Losses(total=loss, scalars={"masked": loss})
+        return self.loss_at(tokens, masked, condition, grids, latent.start, self.label_smoothing)
 
     @torch.no_grad()
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
@@ -249,7 +248,7 @@ class MaskGIT(nn.Module):
         training = self.head.training
         self.head.eval()  # whose own noise then is fixed
         losses = [
-            self.loss_at(tokens, unmask.draw_mask(ratio, u, known), condition, grids, latent.start)
+            self.loss_at(tokens, unmask.draw_mask(ratio, u, known), condition, grids, latent.start).total
             for ratio in self._ratios(u.new_tensor(LEVELS)).unsqueeze(1).expand(-1, len(latent))
         ]
         self.head.train(training)
@@ -263,10 +262,11 @@ class MaskGIT(nn.Module):
         grids: tuple[Shape, ...],
         start: int = 0,
         smoothing: float = 0.0,
-    ) -> Tensor:
+    ) -> Losses:
         """The mean of the head's loss over the ``masked`` (B, N) ones of ``tokens``."""
         each = self.head.loss(self(tokens, masked, condition, grids=grids, start=start), tokens, smoothing)
-        return counted_mean(each, masked)
+        loss, count = counted_mean(each, masked)
+        return Losses(total=loss, scalars={"masked": loss}, count=count)
 
     def _ratios(self, u: Tensor) -> Tensor:
         """Mask ratios of training from uniform numbers."""

@@ -293,8 +293,8 @@ class VAR(nn.Module):
         new = None
         if given is not None:  # what is given need not be said
             new = ~torch.cat([_forced(given, block) for block in _blocks(grids, self.scales) if block.scale < self.scales], dim=1)
-        total = counted_mean(losses, new)
-        return Losses(total=total, scalars={"flow" if self.continuous else "nll": total})
+        total, count = counted_mean(losses, new)
+        return Losses(total=total, scalars={"flow" if self.continuous else "nll": total}, count=count)
 
     def forward(
         self, sums: Sequence[Tensor], grids: tuple[Shape, ...], condition: Condition | None = None, start: int = 0

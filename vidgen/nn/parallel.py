@@ -62,18 +62,18 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def counted_mean(values: Tensor, counted: Tensor | None) -> Tensor:
-    """The mean of ``values``, of those that are ``counted`` (of a shape that expands to theirs; None: all of them).
+def counted_mean(values: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The mean of ``values``, of those that are ``counted`` (of a shape that expands to theirs; None: all of them), and how many.
 
     How many are counted may differ between processes: the mean of what they get, and of its gradients, is that over all.
     """
     if world_size() == 1 and counted is None:
-        return values.mean()
+        return values.mean(), torch.full((), float(values.numel()), device=values.device)
     counted = torch.ones_like(values) if counted is None else counted
     number = counted.expand_as(values).sum()
     if world_size() > 1:
         number = sum_over_ranks(number.long())
-    return (values * counted).sum() * world_size() / number.clamp_min(1)
+    return (values * counted).sum() * world_size() / number.clamp_min(1), number.float()
 
 
 def own_rows(whole: Tensor, axis: int = 0) -> Tensor:

@@ -25,6 +25,9 @@ WINDOW = 32
 COLLAPSED = 2.5
 """Codes, as a perplexity, below which a codebook counts as collapsed."""
 
+SPARSE = 0.02
+"""Of its codes, which it then uses at most: where most of every picture is ground, one code is most of what a sound one codes."""
+
 REMEDIES = ("entropy_weight", "restart", "kl_start")
 """Options of quantizers that keep more codes in use the larger they are."""
 
@@ -64,7 +67,8 @@ class UsageWindow(nn.Module):
 def collapse(figures: Mapping[str, float], levels: tuple[int, ...], quantizer: nn.Module) -> str:
     """A sentence that names a collapsed codebook and what to try, or nothing; a small codebook may be used to its square root."""
     vocab, codes = math.prod(levels), 2 ** min(figures["entropy_bits"], 62.0)
-    if codes >= min(COLLAPSED, vocab**0.5):
+    widely = vocab <= LARGEST_JOINT and figures["usage"] * vocab > max(2, SPARSE * vocab)
+    if codes >= min(COLLAPSED, vocab**0.5) or widely:
         return ""
     larger = "".join(f"a larger {option}, or " for option in _remedies(quantizer))
     return (

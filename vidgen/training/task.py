@@ -115,18 +115,27 @@ class Task(L.LightningModule, ABC):
         count = self.recipe.accumulate
         if count == 1:
             return self.losses(batch)
-        total, scalars = torch.zeros((), device=self.device), dict[str, Tensor]()
+        parts: list[tuple[Losses, Tensor]] = []
         for place, part in enumerate(_parts(batch, count), start=1):
             losses = self.losses(part)
-            share = losses.total / count
+            weight = torch.ones((), device=self.device) if losses.count is None else losses.count
             if place < count:
-                with torch.autocast(share.device.type, enabled=False):
-                    share.backward()
-                share = share.detach()
-            total = total + share
-            for name, value in losses.scalars.items():
-                scalars[name] = scalars.get(name, 0) + value.detach() / count
-        return Losses(total=total, scalars=scalars)
+                with torch.autocast(self.device.type, enabled=False):
+                    (losses.total * weight).backward()
+                losses = Losses(total=losses.total.detach(), scalars=losses.scalars)
+            parts.append((losses, weight))
+        # A part counts by what it is the mean of, and the whole's is known with the last part: till then gradients are sums.
+        whole = torch.stack([weight for _, weight in parts]).sum().clamp_min(1)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(whole)
+        shares = [(losses, weight / whole) for losses, weight in parts]
+
+        def mean(value: Callable[[Losses], Tensor]) -> Tensor:
+            return torch.stack([value(losses) * share for losses, share in shares]).sum()
+
+        scalars = {name: mean(lambda losses, name=name: losses.scalars[name].detach()) for name in parts[-1][0].scalars}
+        return Losses(total=mean(lambda losses: losses.total), scalars=scalars)
 
     def optimizer_zero_grad(self, *args: Any) -> None:
         """Not between the step and its last backward pass, where the gradients of a batch's other parts are: after the step."""
