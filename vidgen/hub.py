@@ -124,7 +124,8 @@ class Model:
     ) -> Iterator[Tensor]:
         """``num`` videos of any length as chunks (num, C, any number of frames, H, W) in [-1, 1], in memory that stays the same.
 
-        The stages are those of :meth:`rollout`; all else is as in :meth:`sample`, ``action`` for every frame of the whole.
+        The stages are those of :meth:`rollout`; all else is as in :meth:`sample`, ``action`` for every frame of the whole. Of a
+        tokenizer that does not stream they are decoded at once, at the end, in memory that grows with the length.
 
         Raises:
             UserError: as :meth:`sample` does, and where the generator cannot make the stages; before anything is made.
