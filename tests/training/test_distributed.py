@@ -210,6 +210,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = on_trained(folder, name)
         fit(folder / "one" / name, *words)
         jobs |= {folder / where / name: [*words, f"trainer.strategy={how}"] for how, where in STRATEGIES.items()}
+    words = [*on_trained(folder, "lfq, dit"), "trainer.precision=bf16"]
+    jobs |= {folder / where / "bf16": [*words, f"trainer.strategy={how}"] for how, where in STRATEGIES.items()}
     several(jobs)
     return folder
 
@@ -241,6 +243,15 @@ def test_generators_are_trained_alike(name: str, strategy: str, trained: Path) -
     weights = [load_file(run / "model/generator.safetensors") for run in (one, two)]
     for part, value in weights[0].items():
         torch.testing.assert_close(weights[1][part], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_in_bf16_both_strategies_train_alike(trained: Path) -> None:
+    """What is gathered in bf16 is what autocast makes of weights, and gradients are summed in fp32."""
+    two, cut = (run_in(trained / where / "bf16") for where in STRATEGIES.values())
+    assert_same(two, cut, "generator")
+    with pytest.raises(AssertionError):
+        assert_same(run_in(trained / "one" / "lfq, dit"), cut, "generator")
 
 
 STOPPING = """
@@ -278,6 +289,7 @@ def stopped(trained: Path) -> Path:
     ]
     results = [result for processes in starts for result in ended(processes)]
     assert [status for status, _, _ in results] == [130] * 4, results
+    assert [f"2 processes ({how})" in out for how, (_, out, _) in zip(STRATEGIES, results[::2], strict=True)] == [True, True]
     return folder
 
 

@@ -23,4 +23,4 @@ def _orthogonal_whole(update: Tensor, *options: Any, **named: Any) -> Tensor:
     return cut_like(_orthogonal(whole(update), *options, **named), update)
 
 
-muon.zeropower_via_newtonschulz = _orthogonal_whole
+muon.zeropower_via_newtonschulz = _orthogonal_whole  # type: ignore[assignment]  # its first argument has another name

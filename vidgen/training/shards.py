@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor, init_device_mesh
 
 from vidgen.latents import Losses
@@ -72,11 +72,17 @@ class Shards(DDPStrategy):
     """
 
     def model_to_device(self) -> None:
-        """Cuts the generator, a block at a time, and its average alike; a device never has all of them."""
+        """Cuts the generator, a block at a time, and its average alike; a device never has all of them.
+
+        In bf16 a block is gathered in bf16, which is how autocast would use all of it; but autocast would keep its copies of all
+        blocks until the step has ended.
+        """
         task: Any = self.lightning_module
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
+        used = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=used, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in [module for module in task.model.modules() if isinstance(module, Block)]:
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
         objective = _Objective(task.model)
         fully_shard(objective, mesh=mesh)
         task.model.loss = lambda *batch: Losses(**objective(*batch))
