@@ -129,13 +129,13 @@ class Task(L.LightningModule, ABC):
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(whole)
-        shares = [(losses, weight / whole) for losses, weight in parts]
-
-        def mean(value: Callable[[Losses], Tensor]) -> Tensor:
-            return torch.stack([value(losses) * share for losses, share in shares]).sum()
-
-        scalars = {name: mean(lambda losses, name=name: losses.scalars[name].detach()) for name in parts[-1][0].scalars}
-        return Losses(total=mean(lambda losses: losses.total), scalars=scalars)
+        shares = torch.stack([weight for _, weight in parts]) / whole
+        total = (torch.stack([losses.total for losses, _ in parts]) * shares).sum()
+        scalars = {
+            name: (torch.stack([losses.scalars[name].detach() for losses, _ in parts]) * shares).sum()
+            for name in parts[-1][0].scalars
+        }
+        return Losses(total=total, scalars=scalars)
 
     def optimizer_zero_grad(self, *args: Any) -> None:
         """Not between the step and its last backward pass, where the gradients of a batch's other parts are: after the step."""
