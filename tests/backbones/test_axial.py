@@ -180,7 +180,9 @@ def test_sizes_that_cannot_be_are_told(options: dict[str, int], sentence: str) -
         Axial(**OPTIONS | options)
 
 
-@pytest.mark.parametrize("stride", [(4, 4, 4), (2, 4, 4), (1, 4, 4), (8, 4, 2), (4, 8, 16)])
+@pytest.mark.parametrize(
+    "stride", [(4, 4, 4), (2, 4, 4), (1, 4, 4), (8, 4, 2), (4, 8, 16), (2, 2, 2), (1, 2, 2), (2, 1, 1), (1, 1, 2)]
+)
 @pytest.mark.parametrize("causal", [False, True])
 def test_any_powers_of_two(stride: tuple[int, int, int], causal: bool) -> None:
     backbone = Axial(**OPTIONS, stride=stride, causal=causal)

@@ -12,7 +12,7 @@ from tiny import stirred
 from torch.nn import functional as F
 
 from vidgen import UserError, config
-from vidgen.backbones.causal3d import AdaptiveNorm, Form
+from vidgen.backbones.causal3d import AdaptiveNorm, Chain, Form, Upsample
 from vidgen.nn.norm import ChannelNorm
 from vidgen.nn.stream import Stream
 from vidgen.registry import build
@@ -170,6 +170,25 @@ def test_repeated_padding_makes_a_still_video_still() -> None:
         net = backbone(patch=(2, 2, 2), padding=padding)
         z = net.encode(video_of(net, 1).expand(-1, -1, 9, -1, -1))
         assert torch.allclose(z[:, :, :1].expand_as(z), z, rtol=1e-8, atol=1e-8) is still
+
+
+@pytest.mark.parametrize("stride", [(2, 1, 1), (2, 2, 2), (4, 1, 2), (1, 2, 2)])
+def test_depth_to_space_drops_the_first_frames_of_the_first_cell(stride: tuple[int, int, int]) -> None:
+    """By hand: what channel group i of a cell holds is its frame i, and of cell 0 the last alone is the video's frame 0.
+
+    Elsewhere frame 0 was kept in its place, so that the second frame came twice as late as it should.
+    """
+    steps, high, wide = stride
+    cells = torch.arange(3 * steps * high * wide).view(1, 3, 1, 1, -1)  # of each cell frames, then rows, then columns
+    expected = torch.arange(3 * steps * high * wide).view(1, 3 * steps, high, wide, 1)
+    up = Upsample(Chain([]), stride)
+    assert torch.equal(up(cells, Stream()), expected[:, steps - 1 :])
+    stream, frames = Stream(), []
+    for cell in cells.split(1, dim=1):
+        frames.append(up(cell, stream))
+        stream.first = False
+    assert [part.shape[1] for part in frames] == [1, steps, steps]
+    assert torch.equal(torch.cat(frames, dim=1), expected[:, steps - 1 :])
 
 
 def test_adaptive_norms_start_as_plain_ones() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from string import ascii_lowercase
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vidgen import Condition, Latent, LatentSpec, UserError, config, registry
-from vidgen.conditioning import Conditioner
-from vidgen.conditioning.text import join_words, split_words, word_ids
+from vidgen.conditioning import Conditioner, text
+from vidgen.conditioning.text import ENCODERS, join_words, split_words, word_ids
 from vidgen.nn.rope import grid_positions, rotary_table
 from vidgen.nn.trunk import Trunk
 from vidgen.samplers.guidance import GuidanceOptions
@@ -429,38 +433,87 @@ def test_an_unknown_name_in_a_scale_is_told() -> None:
 # A pretrained encoder
 
 
-def test_a_pretrained_encoder_is_read_from_its_folder_and_is_no_part_of_the_model(tmp_path: Any) -> None:
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}, unk_token="<unk>")
-    )
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
-    small = transformers.T5Config(d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=16)
+def t5(folder: Path) -> None:
+    """A small T5 with random weights, that knows ``WORDS``."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **marks).save_pretrained(folder)
+    sizes = transformers.T5Config(d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=16)
+    transformers.T5EncoderModel(sizes).save_pretrained(folder)
+
+
+def clip(folder: Path, pictures: bool = False) -> None:
+    """A small CLIP with random weights that reads letter by letter: its encoder of texts, or the one of pictures with it."""
+    import transformers
+
+    letters = [*ascii_lowercase, ",", "."]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24).save_pretrained(folder)
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    marks = {"bos_token_id": len(pieces) - 2, "eos_token_id": len(pieces) - 1, "pad_token_id": len(pieces) - 1}
+    known = {"vocab_size": len(pieces), "max_position_embeddings": 24, **marks}
+    own = transformers.CLIPTextConfig(hidden_size=24, **sizes, **known)
+    if pictures:
+        other = transformers.CLIPVisionConfig(hidden_size=16, image_size=8, patch_size=4, **sizes)
+        both = transformers.CLIPConfig(text_config=own.to_dict(), vision_config=other.to_dict(), projection_dim=8)
+        transformers.CLIPModel(both).save_pretrained(folder)
+    else:
+        transformers.CLIPTextModel(own).save_pretrained(folder)
+
+
+@pytest.fixture(params=[t5, clip, partial(clip, pictures=True)], ids=["t5", "clip", "clip of pictures too"])
+def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The folder of a pretrained encoder."""
     torch.manual_seed(0)
-    transformers.T5EncoderModel(small).save_pretrained(tmp_path)
-    fast.save_pretrained(tmp_path)
-    built = conditioner({"text": {"pretrained": str(tmp_path)}}, vocabulary=())
+    request.param(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_pretrained_encoder_is_read_from_its_folder_and_is_no_part_of_the_model(encoder: str) -> None:
+    built = conditioner({"text": {"pretrained": encoder}}, vocabulary=())
     texts = ["a red circle", "a blue circle falls.", "", "red"]
     out = trunk_output(built, Condition(text=texts))
     close(trunk_output(built, Condition(text=texts[:1]), 1), out[:1], 1e-5)  # the encoder is in single precision
     close(out[2:3], trunk_output(built, None, 1))
     assert (out[0] - out[1]).abs().max() > 1e-4
-    from vidgen.conditioning import text
-
     calls: list[int] = []
-    text._pretrained(str(tmp_path))[1].register_forward_hook(lambda *_: calls.append(1))
+    text._pretrained(encoder)[1].register_forward_hook(lambda *_: calls.append(1))
     for _ in range(3):
         trunk_output(built, Condition(text=["blue", "red", "a circle", "red"]))
     assert len(calls) == 1
-    spelt = conditioner({"text": {"pretrained": str(tmp_path)}})
+    spelt = conditioner({"text": {"pretrained": encoder}})
     close(trunk_output(spelt, Condition(text=word_ids(texts, WORDS))), trunk_output(spelt, Condition(text=texts)))
     assert sum(weight.numel() for weight in built.parameters()) == sum(
         weight.numel() for weight in copy.deepcopy(built).parameters()
     )
     assert built.parts["text"].embedding.in_features == 24
-    assert not [name for name in built.state_dict() if "encoder" in name or "shared" in name]
+    assert not [name for name in built.state_dict() if "encoder" in name or "shared" in name or "text_model" in name]
+
+
+def test_a_pretrained_encoder_gives_what_it_gives_by_itself(encoder: str) -> None:
+    """Each caption alone, without padding, through ``transformers``' own classes; one that is too long is cut."""
+    import transformers
+
+    name = ENCODERS[json.loads(Path(encoder, "config.json").read_text())["model_type"]]
+    model = getattr(transformers, name).from_pretrained(encoder).eval()
+    reader = transformers.AutoTokenizer.from_pretrained(encoder)
+    texts = ("a red circle falls", "a", "", *(("a blue circle. " * 5,) if name == "CLIPTextModel" else ()))
+    features, there = text._pretrained_features(encoder, texts, torch.device("cpu"))
+    assert not features.requires_grad
+    for caption, own, seen in zip(texts, features, there, strict=True):
+        ids = torch.tensor([reader(caption).input_ids[:24]])
+        if len(reader(caption).input_ids) > 24:
+            ids[0, -1] = reader.eos_token_id
+        assert int(seen.sum()) == (ids.shape[1] if caption else 0)
+        if caption:
+            with torch.no_grad():
+                close(own[seen], model(ids).last_hidden_state[0], 1e-5)
 
 
 def test_a_missing_encoder_or_package_is_one_sentence(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""VideoMAE-v2 and V-JEPA as small random networks, against torch's own layers and, where it is installed, ``transformers``."""
+"""VideoMAE-v2 and V-JEPA as small random networks, against torch's own layers and ``transformers``."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def test_videomae_is_torch_s_layers_on_values_in_0_and_1(tmp_path: Path) -> None
 
 @torch.no_grad()
 def test_videomae_is_that_of_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     file, network = mae_file(tmp_path)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "patch_size": 56}
     theirs = transformers.VideoMAEModel(transformers.VideoMAEConfig(**sizes, layer_norm_eps=1e-6)).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -214,6 +215,56 @@ def test_what_is_drawn_is_fed_back_and_the_last_step_s_tokens_are_the_output(ord
             assert torch.equal(tokens[~masked], sample.ids[~masked])
         assert bool(sample.ids[seen.masked[-1]].any())  # not the zeros that masked places hold
         assert torch.equal(made(name)[0].space.embed(sample.ids, sample.grids), sample.z)
+
+
+ORDERS: dict[str, dict[str, Any]] = {
+    "random": {"order": "random"},
+    "halton": {"order": "halton"},
+    "by chance": {"order": "confidence", "choice_temperature": 1e9},
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@torch.no_grad()
+def test_one_token_at_a_time_is_drawn_as_the_product_of_its_own_conditionals_says(order: str) -> None:
+    """One frame of 1 x 3 cells of 2 codes: 8 sequences, over every order of the tokens, and how often each is drawn."""
+    quantizer = config.load("tokenizer/quantizer", "vq") | {"codes": 2}
+    tokenizer = tiny.tokenizer("vq", quantizer=quantizer).eval()
+    model = tiny.stirred(tiny.generator("maskgit", tokenizer.space, num_classes=2, **ORDERS[order]), 0.5).eval()
+    one, count = tiny.shape_of(tokenizer, (1, 1, 3)), 4000
+    grids = tokenizer.spec.grids(one)
+    every = torch.cartesian_prod(*[torch.arange(2)] * 3).unsqueeze(-1)
+    told = Condition(label=torch.ones(8, dtype=torch.long))
+
+    def network(masked: list[bool]) -> Tensor:
+        return model(every, torch.tensor(masked).expand(8, -1), told, grids=grids)
+
+    logits = model.head.logits  # so that a token depends on the others, and nothing is certain
+    x = network([False, False, True])[:, 2]
+    logits.weight.mul_(1.5 / (x @ logits.weight.T).std(dim=0).mean())
+    logits.bias.copy_(-(x @ logits.weight.T).mean(dim=0))
+
+    def law(ranks: list[int]) -> Tensor:
+        """Of every sequence, where the token of rank 0 comes first."""
+        log = torch.zeros(8)
+        for turn in range(3):
+            log -= model.head.loss(network([rank >= turn for rank in ranks]), every)[:, ranks.index(turn)]
+        return log.exp().double()
+
+    ways = [list(ranks) for ranks in permutations(range(3))]
+    if order == "halton":
+        ways = unmask.halton_order(grids, 1, torch.tensor([0.1, 0.5, 0.9])).tolist()
+    expected = torch.stack([law(ranks) for ranks in ways]).mean(dim=0)
+    assert float(expected.sum()) == pytest.approx(1, abs=1e-5)
+
+    def chi_square(steps: int) -> float:
+        labels = torch.ones(count, dtype=torch.long)
+        drawn = model.sample(count, one, Condition(label=labels), steps=steps, guidance_scale=1.0).ids
+        seen = torch.bincount(drawn.flatten(1) @ torch.tensor([4, 2, 1]), minlength=8)
+        return float(((seen - count * expected).square() / (count * expected)).sum())
+
+    assert chi_square(3) < 30, "7 degrees of freedom: beyond 30 one time in 10000"
+    assert chi_square(1) > 100, "all at once are another law"
 
 
 def test_revisions_mask_and_draw_every_token_once_more() -> None:

@@ -19,7 +19,7 @@ def rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 6, 11])
+@pytest.mark.parametrize("bits", [1, 2, 3, 6, 11, 12])
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 1.0])
 def test_the_entropy_term_is_that_of_enumeration(bits: int, temperature: float) -> None:
     """The definition: p(c|u) = softmax over all codes c of 2 u.c / T; value and gradient, with the gradient of the length."""

@@ -27,7 +27,7 @@ def enumerated(tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return -(log_p.exp() * log_p).sum(dim=1).mean(), -torch.special.xlogy(mean, mean).sum()
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 5, 7, 8, 10])
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 7, 8, 10, 12])
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 20.0])
 def test_entropies_are_exact(bits: int, temperature: float) -> None:
     """Values and gradients, whatever the temperature makes of the distribution: sharp, soft, or all but uniform."""

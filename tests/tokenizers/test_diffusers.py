@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import tiny
 import torch
 
 import vidgen
-from vidgen import UserError, hub
+from vidgen import UserError, hub, registry
 from vidgen.protocols import LatentSpace, Tokenizer
 from vidgen.tokenizers.diffusers import Diffusers
 from vidgen.tokenizers.tiling import tiled
@@ -129,15 +130,35 @@ def test_other_lengths_are_filled_and_trimmed_and_sizes_told(tokenizer: Any) -> 
         tokenizer.encode(video[:, :, :, 1:])
 
 
-def test_a_generator_takes_a_step_and_a_sample(tokenizer: Any) -> None:
+def meetings() -> list[Any]:
+    """Every family with every generator: one of continuous latents and the one of ids with all, and all with one, are fast."""
+    fast = {(family, name) for family, name in product(FAMILIES, registry.parts("generators")) if family in ("wan", "vidtok")}
+    fast |= {(family, "dit") for family in FAMILIES}
+    return [
+        pytest.param(*case, marks=() if case in fast else pytest.mark.slow, id="-".join(case))
+        for case in product(FAMILIES, registry.parts("generators"))
+    ]
+
+
+@pytest.mark.parametrize(("family", "name"), meetings())
+def test_every_generator_takes_a_step_and_a_sample(tokenizer: Any, family: str, name: str) -> None:
+    """Of VidTok's ids too, but for ``var``, whose scales a frozen tokenizer of ids cannot be given."""
+    if (family, name) == ("vidtok", "var"):
+        with pytest.raises(UserError, match="this tokenizer's ids have a single scale"):
+            tiny.generator(name, tokenizer.space, num_classes=2)
+        return
     tokenizer.measure([clip(tokenizer)])
-    generator = tiny.generator("dit", tokenizer.space, num_classes=2)
+    generator = tiny.generator(name, tokenizer.space, num_classes=2)
     latent, condition = tokenizer.encode(clip(tokenizer)), tiny.labels(0, 1)
     generator.prepare(latent)
     generator.loss(latent, condition).total.backward()
     assert any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in generator.parameters())
+    assert all(weight.grad is None for weight in tokenizer.parameters())
     shape = tiny.shape_of(tokenizer, (3, 4, 2))
-    video = tokenizer.decode(generator.sample(2, shape, condition, seed=3))
+    drawn = generator.sample(2, shape, condition, seed=3)
+    if latent.ids is not None and name != "dit":
+        assert torch.equal(tokenizer.space.embed(drawn.ids, drawn.grids), drawn.z)
+    video = tokenizer.decode(drawn)
     assert video.shape == (2, 3, *shape)
     assert bool(torch.isfinite(video).all())
 
