@@ -29,6 +29,7 @@ import suite_page
 import suite_tables
 import sweeps
 import timing
+import work
 import yaml
 from lines import Line, every, lines, machine, one_protocol_each, provenance, table
 from records import read
@@ -390,7 +391,7 @@ def suite_table(name: str) -> str:
     suite = suites.load(name, suites.SUITES)
     if not suite.results.exists():
         return f"**{suite.title}**\n\n{suite.words}\n\nNot run yet: `python benchmarks/run.py {name}`."
-    records = read(suite.results)
+    records = work.results(suite)
     pictures = suite_charts.charts(suite, records)
     shown = [f"![{picture.removesuffix('.svg').replace('-', ' ')}]({PICTURES}/{picture})" for picture in pictures]
     return "\n\n".join([suite_tables.markdown(suite_tables.of(suite, records)), *shown])
@@ -495,7 +496,7 @@ def whole() -> dict[Path, str]:
     for option in dict.fromkeys(point.option for point in sweeps.points()):
         made[ROOT / "docs" / sweeps.picture_name(option)] = sweeps.picture(option)
     for suite in _of_suites(shown=True):
-        records = read(suite.results)
+        records = work.results(suite)
         found = suite_tables.of(suite, records)
         made[ROOT / "benchmarks" / "results" / "suites" / f"{suite.name}.tex"] = suite_tables.latex(found)
         made |= {ROOT / "docs" / PICTURES / name: svg for name, svg in suite_charts.charts(suite, records).items()}
@@ -506,7 +507,7 @@ def by_the_way() -> dict[Path, str]:
     """Tables of suites that no document shows: files that are not committed, with what belongs in each."""
     made = {}
     for suite in _of_suites(shown=False):
-        folder, found = ROOT / "runs" / "suites" / suite.name, suite_tables.of(suite, read(suite.results))
+        folder, found = ROOT / "runs" / "suites" / suite.name, suite_tables.of(suite, work.results(suite))
         made[folder / "table.md"] = f"{suite_tables.markdown(found)}\n"
         made[folder / "table.tex"] = suite_tables.latex(found)
     return made
@@ -538,7 +539,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(path, text)
             print(f"{path.relative_to(ROOT)}: rendered")
         for suite in () if check else (suites.load(name) for name in suites.names()):
-            if records := read(suite.results):
+            if records := work.results(suite):
                 page = suite_page.page(suite, records, suite.folder, ROOT / "runs" / "suites" / suite.name / "report.html")
                 print(f"{page.relative_to(ROOT)}: open it in a browser")
     except UserError as error:

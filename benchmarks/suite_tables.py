@@ -39,6 +39,8 @@ COLUMNS = {
     "samples/seconds": "Sampling time",
     "tokenizer/parameters": "Tokenizer parameters",
     "generator/parameters": "Generator parameters",
+    "generator/trunk_tokens": "Tokens in the trunk",
+    "generator/train_clips": "Clips trained on",
 }
 """The columns in their order, each shown where any record has it; that of FVD wherever there are samples."""
 
@@ -345,6 +347,7 @@ def _differences(suite: Suite, found: Sequence[Entry], baselines: Sequence[Entry
         for stage in STAGES:
             _mark_work(suite, stage, group, mark)
             _mark_far(group, f"{stage}/parameters", f"{stage}/parameters", "", mark)
+        _mark_far(group, "generator/trunk_tokens", "generator/trunk_tokens", "", mark)
     for said, of_origin in CONDITIONS.items():
         _unusual(ran, "seeds", said, lambda entry, of=of_origin: [of(origin) for origin in entry.origins.values()], mark)
     for entry in ran:

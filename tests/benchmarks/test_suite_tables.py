@@ -236,6 +236,21 @@ def test_parameters_beyond_five_per_cent_of_the_median_are_marked() -> None:
     assert letters(of, found) == {"a": "over 5 % off the median, 1.04 M"}
 
 
+def test_trunks_that_are_given_other_numbers_of_tokens_are_marked() -> None:
+    """At equal operations a trunk of fewer tokens is trained on more clips: the columns and a letter say so."""
+    of = suite(tokenizers=("lfq",), generators=("dit", "ar", "maskgit"), seeds=(0,))
+    tokens = {"dit": 16.0, "ar": 320.0, "maskgit": 320.0}
+    found = []
+    for cell in of.cells:
+        count = tokens[value(cell.words, "generator")]
+        found.append(record(cell.words, 0, "generator/trunk_tokens", count))
+        found.append(record(cell.words, 0, "generator/train_clips", 76_800 / count))
+    rows = by_name(of, found)
+    assert [row["Tokens in the trunk"] for row in rows.values()] == ["16<sup>a</sup>", "320", "320"]
+    assert [row["Clips trained on"] for row in rows.values()] == ["4,800", "240", "240"]
+    assert letters(of, found) == {"a": "over 5 % off the median, 320"}
+
+
 def test_what_the_grid_varies_is_not_held_equal() -> None:
     of = suite(
         *(("tokenizer=lfq", f"generator={part}", f"generator.depth={depth}") for depth in (2, 8) for part in ("dit", "ar")),
