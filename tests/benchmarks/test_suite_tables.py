@@ -324,6 +324,17 @@ def test_a_column_says_its_protocol_and_refuses_a_second() -> None:
         suite_tables.of(of, [*found, baseline("training clips", FD, 3.0, protocol="run@4567abcd")])
 
 
+def test_the_column_of_copies_says_how_much_of_the_training_set_was_searched() -> None:
+    """It finds nothing beyond, whatever the figure."""
+    rule = "nearer to one of 2048 training clips than 95% of 256 unseen clips are, motion"
+    of = suite(seeds=(0,))
+    found = [record(cell.words, 0, "samples/memorised", 0.0, protocol=rule) for cell in of.cells]
+    assert "| Memorised, %<br>`first 2,048 training clips searched` |" in suite_tables.markdown(suite_tables.of(of, found))
+    typed = replace(of, cells=tuple(replace(cell, words=(*cell.words, "generator.training.clips=4096")) for cell in of.cells))
+    found = [record(cell.words, 0, "samples/memorised", 0.0, protocol=rule) for cell in typed.cells]
+    assert "<br>`first 2,048 of 4,096 training clips searched` |" in suite_tables.markdown(suite_tables.of(typed, found))
+
+
 def test_fvd_stands_empty_with_its_command_until_it_is_filled() -> None:
     of = suite(seeds=(0,))
     found = all_records(of)

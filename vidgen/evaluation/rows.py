@@ -345,7 +345,8 @@ MEASURES: dict[str, Measure] = {
         "%",
         None,
         "Samples nearer to a training clip than 95 % of unseen clips are, in the features of the embedded extractor: 5 % where "
-        "nothing is copied, 100 % where everything is.",
+        "nothing is copied, 100 % where every sample copies a clip that is searched. Searched are the first training clips, "
+        "eight for each sample at most: copies of later ones are not found.",
     ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
