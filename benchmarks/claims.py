@@ -18,12 +18,17 @@ import sampling
 import scaling
 import suite
 import timing
+import work
 from measured import LOSS, Run, average, cells, families, points, runs
 from records import read
+from suite_tables import TOLERANCE
 
 from vidgen.config import load
 
 YES, NO, UNDECIDED, NOT_RUN = "yes", "no", "undecided", "not run yet"
+
+ENOUGH = 3
+"""Seeds, pairs of timings or points of a law, below which a comparison decides nothing for good."""
 
 LITTLE = 1.0
 """dB of PSNR that may be lost where something costs little."""
@@ -37,10 +42,19 @@ COARSE = (4, 8, 8)
 
 @dataclass(frozen=True)
 class Vote:
-    """One comparison: what was found, in words, and whether it speaks for the claim (1), against it (-1) or for neither (0)."""
+    """One comparison.
+
+    Attributes:
+        found: what came of it, in words.
+        sign: whether it speaks for the claim (1), against it (-1) or for neither (0).
+        n: the seeds, pairs or points that it rests on.
+        unlike: whether the trunks that are compared are given other numbers of tokens a clip.
+    """
 
     found: str
     sign: int
+    n: int
+    unlike: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,21 @@ class Outcome:
     verdict: str
     votes: Sequence[Vote] = ()
     missing: str = ""
+
+    @property
+    def so_far(self) -> bool:
+        """Whether any of it rests on too little to last."""
+        return any(vote.n < ENOUGH for vote in self.votes)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether any of it is of trunks that are given other numbers of tokens."""
+        return any(vote.unlike for vote in self.votes)
+
+    @property
+    def words(self) -> str:
+        """The verdict with what has to be known of it."""
+        return self.verdict + (", so far" if self.so_far else "") + ("; not at equal tokens" if self.unlike else "")
 
 
 @dataclass(frozen=True)
@@ -99,8 +128,9 @@ def _timed(one: str, other: str) -> list[Vote]:
             continue
         steps = " and ".join(f"{name} in{rest[1:]}" for name, rest in zip((one, other), named.groups(), strict=True) if rest)
         place = row.hardware.get("gpu") or f"{row.hardware['cores']} cores of {row.hardware['cpu']}"
-        found = f"{_ratio(row.ratio, *row.quartiles)} as fast: {row.measure}{f', {steps}' if steps else ''}, on {place}"
-        votes.append(Vote(found, of_interval(*row.quartiles, border=1.0)))
+        what = f"{row.measure}{f', {steps}' if steps else ''}, on {place}, {row.pairs} pairs"
+        found = f"{_ratio(row.ratio, *row.quartiles)} as fast: {what}"
+        votes.append(Vote(found, of_interval(*row.quartiles, border=1.0), row.pairs))
     return votes
 
 
@@ -111,7 +141,8 @@ def _run(one: str, other: str) -> list[Vote]:
     for (tokenizer, generator), own in found.items():
         if generator != one:
             continue
-        theirs = {run.origin.seed: run.value("samples/seconds") for run in found.get((tokenizer, other), [])}
+        others = found.get((tokenizer, other), [])
+        theirs = {run.origin.seed: run.value("samples/seconds") for run in others}
         ratios = [
             than / seconds
             for run in own
@@ -119,9 +150,18 @@ def _run(one: str, other: str) -> list[Vote]:
         ]
         if ratios:
             low, high = min(ratios), max(ratios)
-            words = f"{_ratio(median(ratios), low, high)} as fast: suite cpu, `{tokenizer}`, {_seeds(len(ratios))}"
-            votes.append(Vote(words, of_interval(low, high, border=1.0)))
+            tokens = [average(runs, "generator/trunk_tokens") for runs in (own, others)]
+            unlike = _unlike(*tokens)
+            words = f"{_ratio(median(ratios), low, high)} as fast: suite cpu, `{tokenizer}`, {_seeds(len(ratios))}" + (
+                f", trunks of {tokens[0]:,.0f} and {tokens[1]:,.0f} tokens a clip in training" if unlike else ""
+            )
+            votes.append(Vote(words, of_interval(low, high, border=1.0), len(ratios), unlike))
     return votes
+
+
+def _unlike(one: float | None, other: float | None) -> bool:
+    """Whether two numbers are known and further apart than the tables let pass."""
+    return one is not None and other is not None and abs(one - other) > TOLERANCE * other
 
 
 # Laws -----------------------------------------------------------------------------------------------------------------------
@@ -135,7 +175,7 @@ def var_power_law() -> Outcome:
             sign = of_interval(*law.interval)
             found = f"{name}, loss by parameters: {law.words}"
             # It rises; it falls, along a line or not; or nobody knows.
-            votes.append(Vote(found, {1: -1, -1: 1 if law.r <= STRAIGHT else -1, 0: 0}[sign]))
+            votes.append(Vote(found, {1: -1, -1: 1 if law.r <= STRAIGHT else -1, 0: 0}[sign], law.n))
     return decided(votes, f"`{_command('scaling')}`")
 
 
@@ -144,7 +184,7 @@ def dit_follows_compute() -> Outcome:
     votes = []
     for name, own in families(_runs("scaling")).items():
         if (law := _law(own, "generator/sample_flops", "samples/motion_fd")) and own[0].generator == "dit":
-            votes.append(Vote(f"{name}, motion-FD by FLOPs of a sample: {law.words}", -of_interval(*law.interval)))
+            votes.append(Vote(f"{name}, motion-FD by FLOPs of a sample: {law.words}", -of_interval(*law.interval), law.n))
     return decided(votes, f"`{_command('scaling')}`")
 
 
@@ -161,7 +201,7 @@ def codebooks() -> Outcome:
                 better = -of_interval(*law.interval)
                 psnr = _by_rate(both[name], "reconstruction/psnr")
                 words = f"{generator} × {name}, motion-FD by bits a token: {law.words}; PSNR from few bits to many: {psnr} dB"
-                votes.append(Vote(words, better if name == "lfq" else -better))
+                votes.append(Vote(words, better if name == "lfq" else -better, law.n))
     return decided(votes, f"`{_command('codebook-size')}`")
 
 
@@ -179,7 +219,7 @@ def reconstruction_and_generation() -> Outcome:
         if len({x for x, _ in there}) >= scaling.LEAST:
             law = scaling.fit([x for x, _ in there], [y for _, y in there])
             found_words = f"{generator}, motion-FD of samples by that of reconstructions: {law.words}"
-            votes.append(Vote(found_words, of_interval(*law.interval)))
+            votes.append(Vote(found_words, of_interval(*law.interval), law.n))
     return decided(votes, f"`{_command('cpu')}`")
 
 
@@ -233,7 +273,7 @@ def _cost(words: str, fine: dict[int, Run], coarse: dict[int, Run]) -> Vote:
     at = f", at {rate[0] / rate[1]:.2g} times less rate" if rate[0] and rate[1] else ""
     samples = f"; motion-FD of samples {distance[0]:.3g}, then {distance[1]:.3g}" if distance[0] and distance[1] else ""
     found = f"{words}: {mean(drops):.2f} dB less ({low:.2f} to {high:.2f}){at}, {_seeds(len(drops))}{samples}"
-    return Vote(found, -of_interval(low, high, border=LITTLE))
+    return Vote(found, -of_interval(low, high, border=LITTLE), len(drops))
 
 
 def _stride(run: Run) -> tuple[int, ...] | None:
@@ -261,6 +301,10 @@ def _half(run: Run) -> float:
 
 # The page -------------------------------------------------------------------------------------------------------------------
 
+NOT_EQUAL = (
+    "Where a line names two numbers of tokens, the trunks differ in that too: what is compared is whole recipes, and a trunk of "
+    "fewer tokens is faster whatever the idea."
+)
 FASTER = "All ratios are above 1: of timings in turns the first quartile, of the runs of a suite every seed."
 
 CLAIMS = (
@@ -329,7 +373,7 @@ CLAIMS = (
 def page() -> str:
     """All claims: their verdicts in a table, then each by itself."""
     outcomes = [(claim, claim.check()) for claim in CLAIMS]
-    body = [f"| {claim.says} | {outcome.verdict} |" for claim, outcome in outcomes]
+    body = [f"| {claim.says} | {outcome.words} |" for claim, outcome in outcomes]
     table = "\n".join(["| Claim | At our scale |", "| --- | --- |", *body])
     return "\n\n".join([table, *(_section(claim, outcome) for claim, outcome in outcomes)])
 
@@ -339,13 +383,14 @@ def _section(claim: Claim, outcome: Outcome) -> str:
     found = "\n".join(f"- {words[vote.sign]}: {vote.found}" for vote in outcome.votes)
     count = ", ".join(f"{number} {words[sign]}" for sign in words if (number := sum(vote.sign == sign for vote in outcome.votes)))
     why = f": {count}" if outcome.verdict == UNDECIDED else f": {outcome.missing}" if outcome.missing else ""
+    tokens = f"\n\n{NOT_EQUAL}" if outcome.unlike else ""
     head = [f"## {claim.says}", f"Claimed: {claim.source}", f"Counts as so here if: {claim.rule}"]
-    return "\n\n".join([*head, *([found] if found else []), f"**{outcome.verdict}**{why}"])
+    return "\n\n".join([*head, *([found] if found else []), f"**{outcome.words}**{why}{tokens}"])
 
 
 def _runs(name: str) -> list[Run]:
     """Of a suite, whether it is there yet or not."""
-    return runs(read(suite.RESULTS / f"{name}.jsonl"))
+    return runs(work.results(suite.load(name)))
 
 
 def _command(name: str) -> str:
@@ -353,7 +398,8 @@ def _command(name: str) -> str:
 
 
 def _ratio(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} times ({low:.2f}–{high:.2f})"
+    """With its spread, where it has any: that of one seed says nothing."""
+    return f"{value:.2f} times" + (f" ({low:.2f}–{high:.2f})" if low < high else "")
 
 
 def _seeds(count: int) -> str:

@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,9 @@ import suite_page
 import suite_tables
 import sweeps
 import timing
+import work
 import yaml
-from lines import Line, every, lines, machine, one_protocol_each, provenance, table
+from lines import Line, every, lines, machine, one_protocol_each, protocol_label, provenance, table
 from records import read
 from timing import Timing
 
@@ -39,7 +41,7 @@ from vidgen.cli.list import together
 from vidgen.config import GROUPS, config_dir, describe, load
 from vidgen.errors import UserError, did_you_mean
 from vidgen.evaluation.protocol import preset
-from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, measure
+from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, Row, measure
 from vidgen.metrics import legality
 from vidgen.routes import route
 
@@ -118,7 +120,8 @@ def _short(name: str, found: Sequence[Line]) -> str:
     columns = [column for column in SHOWN if any(column in line.rows for line in found)]
     _one_protocol_each(name, found, columns)
     settings = any(line.settings for line in found)
-    head = ["Tokenizer", "Generator", *(["Settings"] if settings else []), "Seeds", *map(_heading, columns)]
+    names = ["Tokenizer", "Generator", *(["Settings"] if settings else []), "Seeds"]
+    head = [*names, *(_heading(column, _rows(found, column)) for column in columns)]
     body = [
         [
             line.origin.tokenizer,
@@ -135,16 +138,32 @@ def _short(name: str, found: Sequence[Line]) -> str:
 
 
 def _one_protocol_each(name: str, found: Sequence[Line], columns: Iterable[str]) -> None:
-    one_protocol_each(name, {column: [row for line in found for row in line.rows.get(column, ())] for column in columns})
+    one_protocol_each(name, {column: _rows(found, column) for column in columns})
+
+
+def _rows(found: Iterable[Line], column: str) -> list[Row]:
+    return [row for line in found for row in line.rows.get(column, ())]
+
+
+def _counted(found: Sequence[Line], columns: Sequence[str]) -> str:
+    """How many clips stand behind the figures, and behind those of columns that have others than most."""
+    counts = {column: ns for column in columns if (ns := sorted({row.n for row in _rows(found, column) if row.n}))}
+    if not counts:
+        return ""
+    usual = Counter(map(tuple, counts.values())).most_common(1)[0][0]
+    others = [f"{_named(column)} of {_range(ns)}" for column, ns in counts.items() if tuple(ns) != usual]
+    return "; ".join([f"n is {_range(usual)} clips", *others]) + ". "
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
 
 
 def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
-    counts = {row.n for line in found for column in columns for row in line.rows.get(column, ()) if row.n}
-    clips = f"n is {' or '.join(f'{n:,}' for n in sorted(counts))} clips. " if counts else ""
     spread = "± is the deviation over seeds" if any(len(line.origins) > 1 for line in found) else ""
     single = "brackets hold a run's 95 % interval" if any(len(line.origins) == 1 for line in found) else ""
     said = "; ".join(part for part in (single, spread) if part)
-    return f"{clips}{said[:1].upper()}{said[1:]}. {_provenance(found)}"
+    return f"{_counted(found, columns)}{said[:1].upper()}{said[1:]}. {_provenance(found)}"
 
 
 def _provenance(found: Sequence[Line]) -> str:
@@ -156,7 +175,7 @@ def _long(name: str, found: Sequence[Line]) -> str:
     names = {row for line in found for row in line.rows}
     order = [*(known for known in MEASURES if known in names), *sorted(names.difference(MEASURES))]
     _one_protocol_each(name, found, order)
-    body = [[_heading(row), *(line.text(row) for line in found)] for row in order]
+    body = [[_heading(row, _rows(found, row)), *(line.text(row) for line in found)] for row in order]
     keys = "\n".join(f"{i}. {_entry(line)}" for i, line in zip(columns, found, strict=True))
     return f"## {name}\n\n{keys}\n\n{table(['Measure', *columns], body)}\n\n{_rules(found, order)}"
 
@@ -217,8 +236,9 @@ def _measured(rows: Sequence[Timing]) -> str:
     commits = every(f"`{row.commit}`" if row.commit else None for row in rows)
     pairs = " or ".join(str(pairs) for pairs in sorted({row.pairs for row in rows if row.quartiles}))
     loads = [row.load for row in rows]
+    ratios = f"A ratio is the median over {pairs} pairs, with its quartiles. " if pairs else ""
     return (
-        f"A ratio is the median over {pairs} pairs, with its quartiles. Measured on {machines} with torch "
+        f"{ratios}Measured on {machines} with torch "
         f"{every(row.versions['torch'] for row in rows)}{f' at {commits}' if commits else ''}, under a load of {min(loads):g} to "
         f"{max(loads):g}."
     )
@@ -390,7 +410,7 @@ def suite_table(name: str) -> str:
     suite = suites.load(name, suites.SUITES)
     if not suite.results.exists():
         return f"**{suite.title}**\n\n{suite.words}\n\nNot run yet: `python benchmarks/run.py {name}`."
-    records = read(suite.results)
+    records = work.results(suite)
     pictures = suite_charts.charts(suite, records)
     shown = [f"![{picture.removesuffix('.svg').replace('-', ' ')}]({PICTURES}/{picture})" for picture in pictures]
     return "\n\n".join([suite_tables.markdown(suite_tables.of(suite, records)), *shown])
@@ -455,12 +475,21 @@ def _arrow(what: Measure) -> str:
     return {"higher": "↑", "lower": "↓"}.get(what.better or "", "")
 
 
-def _heading(name: str) -> str:
+def _named(name: str) -> str:
+    """A measure in words, with what it is of where others are called the same."""
+    what, subject = measure(name), name.partition("/")[0]
+    same = [other for other in MEASURES if other.partition("/")[0] != subject and MEASURES[other].label == what.label]
+    judged = name in _judged() or name.rpartition("/")[0] in _judged()
+    label = f"{SUBJECTS[subject]}: {what.label}" if judged or (same and subject in SUBJECTS) else what.label
+    return f"{label[:1].upper()}{label[1:]}"
+
+
+def _heading(name: str, rows: Iterable[Row]) -> str:
+    """What stands over the figures ``rows``: the measure, its unit and direction, and the protocol where that has a hash."""
     what = measure(name)
-    subject = f"{SUBJECTS[name.partition('/')[0]]}: " if name in _judged() or name.rpartition("/")[0] in _judged() else ""
-    label = f"{subject}{what.label}"
     unit = f", {what.unit}" if what.unit else ""
-    return f"{label[:1].upper()}{label[1:]}{unit} {_arrow(what)}".rstrip()
+    label = next((label for row in rows if (label := protocol_label(row))), "")
+    return f"{_named(name)}{unit} {_arrow(what)}".rstrip() + (f"<br>`{label}`" if label else "")
 
 
 # Documents --------------------------------------------------------------------------------------------------------------
@@ -495,7 +524,7 @@ def whole() -> dict[Path, str]:
     for option in dict.fromkeys(point.option for point in sweeps.points()):
         made[ROOT / "docs" / sweeps.picture_name(option)] = sweeps.picture(option)
     for suite in _of_suites(shown=True):
-        records = read(suite.results)
+        records = work.results(suite)
         found = suite_tables.of(suite, records)
         made[ROOT / "benchmarks" / "results" / "suites" / f"{suite.name}.tex"] = suite_tables.latex(found)
         made |= {ROOT / "docs" / PICTURES / name: svg for name, svg in suite_charts.charts(suite, records).items()}
@@ -506,7 +535,7 @@ def by_the_way() -> dict[Path, str]:
     """Tables of suites that no document shows: files that are not committed, with what belongs in each."""
     made = {}
     for suite in _of_suites(shown=False):
-        folder, found = ROOT / "runs" / "suites" / suite.name, suite_tables.of(suite, read(suite.results))
+        folder, found = ROOT / "runs" / "suites" / suite.name, suite_tables.of(suite, work.results(suite))
         made[folder / "table.md"] = f"{suite_tables.markdown(found)}\n"
         made[folder / "table.tex"] = suite_tables.latex(found)
     return made
@@ -538,7 +567,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(path, text)
             print(f"{path.relative_to(ROOT)}: rendered")
         for suite in () if check else (suites.load(name) for name in suites.names()):
-            if records := read(suite.results):
+            if records := work.results(suite):
                 page = suite_page.page(suite, records, suite.folder, ROOT / "runs" / "suites" / suite.name / "report.html")
                 print(f"{page.relative_to(ROOT)}: open it in a browser")
     except UserError as error:

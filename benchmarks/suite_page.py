@@ -14,17 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import work
 import yaml
 from collect import fingerprint
-from records import BASELINE, Record, read
+from records import BASELINE, Record
 
 from vidgen.cli.compose import compose
 from vidgen.errors import UserError
 from vidgen.evaluation.cells import Cell, Sheet, curves, machine, settings
 from vidgen.evaluation.compare import content, write_page
 from vidgen.routes import fitted
-
-RESULTS = Path(__file__).parent / "results" / "suites"
 
 
 class Titled(Protocol):
@@ -117,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import suite
 
     try:
-        chosen, records = suite.load(name), read(RESULTS / f"{name}.jsonl")
+        chosen = suite.load(name)
+        records = work.results(chosen)
         if not records:
             raise UserError(f"The suite {name} has no results yet: 'python benchmarks/run.py {name}' makes them.")
-        print(page(chosen, records, RESULTS / name, Path("runs") / "suites" / name / "report.html"))
+        print(page(chosen, records, chosen.folder, Path("runs") / "suites" / name / "report.html"))
     except UserError as error:
         print(f"suite_page: {error}", file=sys.stderr)
         return 2

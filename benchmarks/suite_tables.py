@@ -39,6 +39,8 @@ COLUMNS = {
     "samples/seconds": "Sampling time",
     "tokenizer/parameters": "Tokenizer parameters",
     "generator/parameters": "Generator parameters",
+    "generator/trunk_tokens": "Tokens in the trunk",
+    "generator/train_clips": "Clips trained on",
 }
 """The columns in their order, each shown where any record has it; that of FVD wherever there are samples."""
 
@@ -46,6 +48,10 @@ PARTS = ("tokenizer", "generator", "stage")
 """Options that have columns of their own."""
 
 FVD = "samples/fvd"
+MEMORISED = "samples/memorised"
+SEARCHED = re.compile(r"one of (\d+) training clips")
+"""What the rule of that figure says of the clips among which copies are looked for."""
+
 AGAINST_RECONSTRUCTIONS = "samples/motion_fd_reconstructions"
 OF_READABLE = "samples/law_residual"
 """A mean over the clips that could be read, so that their number is a result and no setting."""
@@ -257,11 +263,21 @@ def _rows(found: Iterable[Entry], column: str) -> list[Row]:
 
 
 def _heading(column: str, found: Sequence[Entry]) -> Heading:
-    """With the protocol and the number of clips where it has a hash."""
+    """With the protocol and the number of clips where it has a hash, and with how many training clips were searched."""
     what, rows = measure(column), _rows(found, column)
     labels = [label for row in rows if (label := protocol_label(row))]
     rule = f"{labels[0]}, {_usual(row.n for row in rows):,} clips" if labels else ""
-    return Heading(COLUMNS[column], what.unit, ARROWS[what.better], rule)
+    return Heading(COLUMNS[column], what.unit, ARROWS[what.better], _searched(rows, found) if column == MEMORISED else rule)
+
+
+def _searched(rows: Sequence[Row], found: Sequence[Entry]) -> str:
+    """Of how many training clips copies would have been found, and of how many they were trained on where the runs say so."""
+    counts = _usual(said[1] for row in rows if (said := SEARCHED.search(row.protocol or "")))
+    origins = [origin for entry in found for origin in entry.origins.values() if origin.run != BASELINE]
+    trained = {_value(command_words(origin.command), "generator.training.clips") for origin in origins}
+    (all_of_them,) = trained if len(trained) == 1 else ("",)
+    of = f" of {int(all_of_them):,}" if all_of_them else ""
+    return f"first {int(counts):,}{of} training clips searched" if counts else ""
 
 
 def _cell(entry: Entry, column: str, style: str = "") -> Text:
@@ -345,6 +361,7 @@ def _differences(suite: Suite, found: Sequence[Entry], baselines: Sequence[Entry
         for stage in STAGES:
             _mark_work(suite, stage, group, mark)
             _mark_far(group, f"{stage}/parameters", f"{stage}/parameters", "", mark)
+        _mark_far(group, "generator/trunk_tokens", "generator/trunk_tokens", "", mark)
     for said, of_origin in CONDITIONS.items():
         _unusual(ran, "seeds", said, lambda entry, of=of_origin: [of(origin) for origin in entry.origins.values()], mark)
     for entry in ran:

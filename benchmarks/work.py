@@ -1,32 +1,70 @@
-"""How much work a step of a recipe is, measured by one trial step, and so how many steps spend a suite's budget."""
+"""How much work a step of a recipe is, measured by one trial step: how many steps spend a suite's budget, and what they see.
+
+Equal work is not equal data: a trunk that works on few tokens a clip goes through more clips for the same operations. What a
+trial step says of both stands beside the figures of every run of the recipe.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from collect import portable
+from lines import command_words
+from records import Record, read
 from suite import Suite
 
 from vidgen.runs import write_json
 
 Cost = Mapping[str, Mapping[str, float]]
-"""Of a step of each stage: ``flops`` (forward and backward), ``tokens`` (cells of latents) and ``seconds`` on this machine."""
+"""Of a step of each stage: ``flops`` (forward and backward), ``tokens`` (cells of latents), ``clips`` and ``seconds`` on this
+machine; of a generator also ``trunk``, the tokens that a clip is to its transformer."""
 
 
 def costs(suite: Suite) -> dict[str, Cost]:
-    """What a step of every recipe of a suite costs: from the suite's file, or measured and written there."""
-    path = suite.folder / "work.json"
+    """What a step of every recipe of a suite costs: from the suite's file, or measured and written there.
+
+    What stands there is never measured again, for the steps of all runs come from it; what an older file lacks is added.
+    """
     recipes = {cell.recipe: " ".join(map(portable, cell.words)) for cell in suite.cells}
-    known: dict[str, Cost] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    missing = {key: recipe for recipe, key in recipes.items() if key not in known}
+    known = _known(suite)
+    missing = {key: recipe for recipe, key in recipes.items() if not _whole(known.get(key, {}))}
     for number, (key, recipe) in enumerate(missing.items(), start=1):
         print(f"trial step {number} of {len(missing)}: {key}", flush=True)
-        known[key] = trial(recipe.split(" "))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, dict(sorted(known.items())))
+        before = known.get(key, {})
+        known[key] = {stage: {**found, **before.get(stage, {})} for stage, found in trial(recipe.split(" ")).items()}
+        suite.folder.mkdir(parents=True, exist_ok=True)
+        write_json(suite.folder / "work.json", dict(sorted(known.items())))
     return {recipe: known[key] for recipe, key in recipes.items()}
+
+
+def _known(suite: Suite) -> dict[str, Cost]:
+    path = suite.folder / "work.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _whole(cost: Cost) -> bool:
+    return bool(cost) and all("clips" in stage for stage in cost.values()) and "trunk" in cost.get("generator", {"trunk": 0})
+
+
+def results(suite: Suite) -> list[Record]:
+    """The records of a suite, of generators with the tokens of the trunk and the clips that training saw."""
+    known = {tuple(key.split(" ")): cost["generator"] for key, cost in _known(suite).items() if "generator" in cost}
+    found: list[Record] = []
+    for record in read(suite.results):
+        found.append(record)
+        if record.row.name == "generator/parameters":
+            typed = set(command_words(record.origin.command))
+            cost = known.get(max((words for words in known if typed.issuperset(words)), key=len, default=()), {})
+            seen = {"generator/trunk_tokens": cost.get("trunk"), "generator/train_clips": cost.get("clips")}
+            for name, value in seen.items():
+                if value is not None:
+                    total = value * record.row.step if name == "generator/train_clips" else value
+                    found.append(replace(record, row=replace(record.row, name=name, value=total)))
+    return found
 
 
 def steps(suite: Suite, cost: Cost) -> dict[str, int]:
@@ -57,9 +95,11 @@ def trial(words: Sequence[str]) -> dict[str, dict[str, float]]:
         latent = tokenizer.encode(to_video(clip)).to(plan.device, torch.float32)
 
     def measured(task: Any, clips: Any) -> dict[str, float]:
-        with Flops() as counter:
+        with Flops() as counter, _trunk(task) as trunk:
             task.to(plan.device).losses(clips(1)).total.backward()
         return {
+            **({"trunk": float(sum(trunk))} if trunk else {}),
+            "clips": float(task.recipe.batch_size),
             "flops": float(counter.total * task.recipe.batch_size),
             "tokens": float(tokenizer.spec.num_tokens(plan.data.shape) * task.recipe.batch_size),
             "seconds": plan.seconds(task, clips) / task.recipe.steps,
@@ -74,3 +114,18 @@ def trial(words: Sequence[str]) -> dict[str, dict[str, float]]:
         task = tokenizer_task(tokenizer.requires_grad_(True), plan.config["tokenizer"], 0, plan.data)
         found["tokenizer"] = measured(task, lambda n: {"video": clip.expand(n, -1, -1, -1, -1)})
     return found
+
+
+@contextmanager
+def _trunk(module: Any) -> Iterator[list[int]]:
+    """How many tokens a clip the transformer is given, a number for each time."""
+    from vidgen.nn.trunk import Trunk
+
+    seen: list[int] = []
+    trunks = [part for part in module.modules() if isinstance(part, Trunk)]
+    hooks = [part.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1])) for part in trunks]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -76,6 +76,31 @@ def test_a_column_never_holds_figures_of_two_protocols(make_run: Make, results: 
             table()
 
 
+def test_headings_say_the_protocol_and_what_a_measure_is_of(make_run: Make, results: Path) -> None:
+    """Reconstructions and samples have figures of one name, and each compares with others of its hash alone."""
+    figures = [
+        result(name, 3.0, protocol="run@0123abcd, 256 real clips", n=256)
+        for name in ("reconstruction/motion_fd", "samples/motion_fd", "samples/motion_fd_extrapolated")
+    ]
+    collect.add("runs", make_run(rows=tuple(figures)), results)
+    (head, _), long = cells(render.results()), dict(cells(render.all_results())[1:])
+    assert head[-1] == "Samples: motion-FD ↓<br>`run@0123abcd`"
+    assert {
+        "Reconstructions: motion-FD ↓<br>`run@0123abcd`",
+        "Samples: motion-FD ↓<br>`run@0123abcd`",
+        "Samples: motion-FD, extrapolated ↓<br>`run@0123abcd`",
+    } <= set(long)
+
+
+def test_columns_of_other_numbers_of_clips_are_named(make_run: Make, results: Path) -> None:
+    for number, read in enumerate((170, 253)):
+        rows = [result(name, 0.5, n=256) for name in ("reconstruction/psnr", "samples/law_legal")]
+        rows.append(result("samples/law_residual", 0.5, n=read))
+        run = make_run(f"run-{number}", generator={"depth": number + 1}, rows=tuple(rows))
+        collect.add("runs", run, results)
+    assert "n is 256 clips; Samples: Law residual of 170 to 253." in render.results()
+
+
 def test_recipes_stay_apart_and_say_what_sets_them_apart(make_run: Make, results: Path) -> None:
     for name, depth in (("a", 2), ("b", 4)):
         command = f"vidgen fit tokenizer=lfq generator.depth={depth} seed=0 trainer.precision=bf16"

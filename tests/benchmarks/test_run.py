@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lines
+import made_suites
 import numpy as np
 import pytest
 import records
@@ -153,12 +154,47 @@ def test_a_trial_counts_what_a_step_does() -> None:
     found = work.trial(words)
     config = compose("fit", words)
     assert found["generator"]["tokens"] == 6 * 5 * 5 * 5
+    assert (found["generator"]["clips"], found["tokenizer"]["clips"]) == (6, 8)
+    assert found["generator"]["trunk"] == 1 * 3 * 3  # dit's patch of 5x2x2 over 5x5x5 cells
+    assert "trunk" not in found["tokenizer"]
     tokenizer = hub.build_tokenizer(config["tokenizer"])
     clip = build("data", config["data"]).clip("train", 0)["video"]
     with FlopCounterMode(display=False) as counter:
         reconstruction, _, losses = tokenizer(to_video(torch.from_numpy(clip[None])))
         (losses.total + reconstruction.square().mean()).backward()
     assert found["tokenizer"]["flops"] == 8 * counter.get_total_flops()
+
+
+def test_what_an_older_file_lacks_is_added_and_nothing_else_is_changed(make_suite: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a suite under way come from its file, whatever a trial would find today."""
+    suite = make_suite(budget={"generator": {"flops": 1e6}}, grid={"tokenizer": ["lfq"], "generator": ["dit"]})
+    recipe = suite.cells[0].recipe
+    suite.folder.mkdir(parents=True)
+    old = {"generator": {"flops": 1e4, "tokens": 8.0, "seconds": 0.5}, "tokenizer": {"flops": 9.0, "tokens": 8.0, "seconds": 0.5}}
+    (suite.folder / "work.json").write_text(json.dumps({recipe: old}))
+    trial = {stage: {"flops": 1.0, "tokens": 1.0, "seconds": 1.0, "clips": 4.0} for stage in old}
+    trial["generator"]["trunk"] = 16.0
+    monkeypatch.setattr(work, "trial", lambda words: trial)
+    found = work.costs(suite)[recipe]
+    added = {"generator": {"clips": 4.0, "trunk": 16.0}, "tokenizer": {"clips": 4.0}}
+    assert found == {stage: old[stage] | added[stage] for stage in old}
+    assert work.steps(suite, found) == {"generator": 100}
+    monkeypatch.delattr(work, "trial")
+    assert work.costs(suite)[recipe] == found  # and not measured once more
+
+
+def test_records_say_what_the_trunk_was_given_and_how_many_clips(make_suite: Make) -> None:
+    suite = make_suite()
+    rows = [replace(row, step=50) for row in made_suites.results(generator__parameters=1e6, samples__law_legal=0.5)]
+    records.append(suite.results, made_suites.records(rows, words=TINY))
+    assert len(work.results(suite)) == 2  # nobody knows
+    suite.folder.mkdir(parents=True)
+    costs = {"clips": 32.0, "trunk": 16.0}
+    others = {" ".join([*TINY, "tokenizer=lfq"]): {"generator": {"clips": 1.0}}, "tokenizer=vq": {"generator": {"clips": 2.0}}}
+    known = {" ".join([*TINY, "tokenizer=lfq", "generator=dit"]): {"generator": costs}}
+    (suite.folder / "work.json").write_text(json.dumps(others | known))
+    values = {record.row.name: record.row.value for record in work.results(suite)}
+    assert (values["generator/trunk_tokens"], values["generator/train_clips"]) == (16, 32 * 50)
 
 
 # What is run ------------------------------------------------------------------------------------------------------------------

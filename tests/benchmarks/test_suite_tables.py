@@ -236,6 +236,21 @@ def test_parameters_beyond_five_per_cent_of_the_median_are_marked() -> None:
     assert letters(of, found) == {"a": "over 5 % off the median, 1.04 M"}
 
 
+def test_trunks_that_are_given_other_numbers_of_tokens_are_marked() -> None:
+    """At equal operations a trunk of fewer tokens is trained on more clips: the columns and a letter say so."""
+    of = suite(tokenizers=("lfq",), generators=("dit", "ar", "maskgit"), seeds=(0,))
+    tokens = {"dit": 16.0, "ar": 320.0, "maskgit": 320.0}
+    found = []
+    for cell in of.cells:
+        count = tokens[value(cell.words, "generator")]
+        found.append(record(cell.words, 0, "generator/trunk_tokens", count))
+        found.append(record(cell.words, 0, "generator/train_clips", 76_800 / count))
+    rows = by_name(of, found)
+    assert [row["Tokens in the trunk"] for row in rows.values()] == ["16<sup>a</sup>", "320", "320"]
+    assert [row["Clips trained on"] for row in rows.values()] == ["4,800", "240", "240"]
+    assert letters(of, found) == {"a": "over 5 % off the median, 320"}
+
+
 def test_what_the_grid_varies_is_not_held_equal() -> None:
     of = suite(
         *(("tokenizer=lfq", f"generator={part}", f"generator.depth={depth}") for depth in (2, 8) for part in ("dit", "ar")),
@@ -307,6 +322,17 @@ def test_a_column_says_its_protocol_and_refuses_a_second() -> None:
         suite_tables.of(of, mixed)
     with pytest.raises(UserError, match=r"motion_fd of suites/tiny.jsonl"):
         suite_tables.of(of, [*found, baseline("training clips", FD, 3.0, protocol="run@4567abcd")])
+
+
+def test_the_column_of_copies_says_how_much_of_the_training_set_was_searched() -> None:
+    """It finds nothing beyond, whatever the figure."""
+    rule = "nearer to one of 2048 training clips than 95% of 256 unseen clips are, motion"
+    of = suite(seeds=(0,))
+    found = [record(cell.words, 0, "samples/memorised", 0.0, protocol=rule) for cell in of.cells]
+    assert "| Memorised, %<br>`first 2,048 training clips searched` |" in suite_tables.markdown(suite_tables.of(of, found))
+    typed = replace(of, cells=tuple(replace(cell, words=(*cell.words, "generator.training.clips=4096")) for cell in of.cells))
+    found = [record(cell.words, 0, "samples/memorised", 0.0, protocol=rule) for cell in typed.cells]
+    assert "<br>`first 2,048 of 4,096 training clips searched` |" in suite_tables.markdown(suite_tables.of(typed, found))
 
 
 def test_fvd_stands_empty_with_its_command_until_it_is_filled() -> None:

@@ -222,4 +222,11 @@ def test_a_table_says_what_was_wanted_and_under_what_load(tmp_path: Path, monkey
     assert cells[0][:6] == ["a", "step", "2.40 (2.25–2.50)", "at least 2 times as fast: yes", "12.5 ms", "30 ms"]
     assert cells[1][:5] == ["b", "peak memory", "0.50", "at most 512 MiB: no", "1,234 MiB"]
     assert "Measured on A processor (2 cores) with torch 2.15.0 at `0123456789ab`, under a load of 1.5 to 3." in lines[-1]
+    assert lines[-1].startswith("A ratio is the median over 9 pairs, with its quartiles. ")
     assert "No results are collected yet" in render.results()  # they are no runs
+
+
+def test_without_ratios_nothing_is_said_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    timing.keep(tmp_path / "waiting.jsonl", [row(ratio=None, quartiles=None, theirs=None, wanted="under 5 %")])
+    assert render.timings("waiting").splitlines()[-1].startswith("Measured on A processor")

@@ -27,7 +27,7 @@ from vidgen.protocols import Data
 CONFIDENCE = 1.96
 BATCH = 64
 SEARCHED = 8
-"""Training clips that are searched for copies, for each sample."""
+"""Training clips that are searched for copies, for each sample: the first ones, so that copies of later ones are not found."""
 
 
 class Distances:

@@ -301,6 +301,12 @@ MEASURES: dict[str, Measure] = {
     "tokenizer/encode_flops": Measure("Encoding", "FLOPs", None, "Floating-point operations to encode one clip."),
     "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
     "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
+    "generator/trunk_tokens": Measure(
+        "Tokens in the trunk", "tokens", None, "How many tokens a clip is to the generator's transformer in training."
+    ),
+    "generator/train_clips": Measure(
+        "Clips trained on", "clips", None, "Steps times the batch size: the clips that training saw, every repeat counted."
+    ),
     "generator/loss": Measure(
         "Validation loss",
         "",
@@ -339,7 +345,8 @@ MEASURES: dict[str, Measure] = {
         "%",
         None,
         "Samples nearer to a training clip than 95 % of unseen clips are, in the features of the embedded extractor: 5 % where "
-        "nothing is copied, 100 % where everything is.",
+        "nothing is copied, 100 % where every sample copies a clip that is searched. Searched are the first training clips, "
+        "eight for each sample at most: copies of later ones are not found.",
     ),
     "samples/nearest_psnr": Measure(
         "PSNR to the nearest training clip", "dB", None, "How close samples come to their nearest training clip: high is copying."
