@@ -465,12 +465,20 @@ class OneClip(tiny.Clips):
         return self.worlds.clip("train", 0)
 
 
+RECIPES = {
+    **{name: lambda name=name: tiny.tokenizer_config(name) for name in tiny.distinct("tokenizers")},
+    **{f"{pair.id}": lambda pair=pair: tiny.pair_config(*pair.values[0]) for pair in tiny.pairs()},
+}
+"""Every recipe, and every quantizer with every backbone."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.distinct("tokenizers"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_it_can_learn_one_clip_by_heart(name: str, tmp_path: Path) -> None:
     """By the whole of training, and in the average that is kept: to more than 30 dB."""
-    recipe = tiny.tokenizer_config(name)
-    recipe["backbone"]["widths"] = [64] * len(recipe["backbone"]["widths"])
+    recipe = RECIPES[name]()
+    backbone = recipe["backbone"]
+    backbone |= {"widths": [64] * len(backbone["widths"])} if "widths" in backbone else {"width": 64}
     training = tiny.tokenizer_training(
         name, data=OneClip(), start=hub.build_tokenizer(recipe), steps=400, batch_size=1, lr=2e-3, muon_lr=0.02, ema=0.98
     )
@@ -479,9 +487,9 @@ def test_it_can_learn_one_clip_by_heart(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.distinct("tokenizers"))
+@pytest.mark.parametrize("name", RECIPES)
 def test_compiled_it_gives_the_same(name: str) -> None:
-    tokenizer = tiny.tokenizer(name).eval()
+    tokenizer = tiny.stirred(hub.build_tokenizer(RECIPES[name]())).eval()
     video = tiny.video(tiny.shape_of(tokenizer))
     compiled = torch.compile(tokenizer)
     for ours, theirs in zip(compiled(video)[::2], tokenizer(video)[::2], strict=True):
