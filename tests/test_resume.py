@@ -20,7 +20,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from vidgen import hub, names
+from vidgen import hub, registry
 from vidgen.cli import main
 from vidgen.routes import fitted
 from vidgen.training import loop
@@ -53,19 +53,22 @@ def ending_at(last: int, end: Callable[[int, str], None]) -> loop.Hooks:
 
 EACH = [("tokenizer", name, "muon") for name in tiny.trained()] + [("tokenizer", "kl", "adamw")]
 EACH += [("tokenizer", "lfq", "adversary"), ("tokenizer", "kl", "adversary")]
-EACH += [("generator", name, "muon") for name in names("generators")] + [("generator", "dit", "adamw")]
+EACH += [("generator", name, "muon", "lfq") for name in tiny.distinct("generators")] + [("generator", "dit", "adamw", "lfq")]
+EACH += [("generator", name, "muon", tokenizer) for name in registry.parts("generators") for tokenizer in ("kl", "vq")]
+"""Every generator on bits, on continuous latents and on ids; of bits and ids ``var`` has their pyramids."""
 
 
 @pytest.fixture(params=EACH, ids="-".join)
 def training(request: pytest.FixtureRequest, tmp_path: Path) -> tiny.Training:
-    stage, name, optimizer = request.param
+    stage, name, optimizer, *other = request.param
     if optimizer == "adversary":  # from the fifth step on, seeing gradients, with images among the videos
         adversary, perceptual = tiny.ADVERSARY | {"start": 4}, {"name": "gradients", "weight": 0.1}
         return tiny.tokenizer_training(name, adversary=adversary, perceptual=perceptual, images=0.5)
     if stage == "tokenizer":
         return tiny.tokenizer_training(name, optimizer=optimizer)
-    recipe = fitted(tiny.tokenizer_config("lfq"), tiny.generator_config(name)["name"])
+    recipe = fitted(tiny.tokenizer_config(*other), tiny.generator_config(name)["name"])
     tokenizer = tiny.stirred(hub.build_tokenizer(recipe)).eval()
+    tokenizer.measure(tiny.videos(tokenizer))
     cache = tiny.latent_cache(tokenizer, tmp_path / "latents", wants=tiny.generator(name, tokenizer.space).wants)
     return tiny.generator_training(name, tokenizer, cache, optimizer=optimizer)
 

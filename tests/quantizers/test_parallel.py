@@ -14,6 +14,7 @@ from vidgen.nn.parallel import gather_rows, mean_over_ranks, sum_over_ranks
 from vidgen.registry import build
 
 RANKS, STEPS = 2, 3
+SCALES = ((1, 0.34, 0.25), (1, 0.67, 0.5), (1, 1, 1))
 
 CASES: dict[str, dict[str, Any]] = {
     "lfq": {"name": "lfq", "bits": 6, "temperature": 0.5, "diversity": 2.0},
@@ -30,7 +31,23 @@ CASES: dict[str, dict[str, Any]] = {
         "groups": 2,
     },
     "residual lfq": {"name": "residual", "quantizer": {"name": "lfq", "bits": 5}, "stages": 3, "shrink": 0.5},
+    "pyramid vq": {"name": "pyramid", "quantizer": {"name": "vq", "codes": 24, "channels": 4, "restart": 0.3}, "scales": SCALES},
+    "pyramid lfq": {"name": "pyramid", "quantizer": {"name": "lfq", "bits": 6}, "scales": SCALES, "learn_gain": True},
 }
+DRAWN: dict[str, dict[str, Any]] = {
+    "kl": {"name": "kl", "channels": 4, "weight": 0.1},
+    "kl, fixed": {"name": "kl", "channels": 4, "std": 0.5},
+    "gumbel": {"name": "gumbel", "codes": 12, "channels": 4, "kl_start": 0.1},
+    "gumbel, relaxed": {"name": "gumbel", "codes": 12, "channels": 4, "mode": "relaxed"},
+    "gumbel by distance": {"name": "gumbel", "codes": 12, "channels": 4, "logits": "distance"},
+    "residual, dropped": {"name": "residual", "quantizer": {"name": "lfq", "bits": 5}, "stages": 3, "dropout": 0.7},
+    "pyramid gumbel": {
+        "name": "pyramid",
+        "quantizer": {"name": "gumbel", "codes": 12, "channels": 4, "logits": "distance"},
+        "scales": SCALES,
+    },
+}
+"""Those that draw noise: from a stream that all processes share, each its clips' part of what one would draw for all."""
 
 
 class Model(nn.Module):
@@ -42,11 +59,11 @@ class Model(nn.Module):
         self.gain = nn.Parameter(torch.linspace(0.5, 1.5, self.quantizer.in_channels).view(-1, 1, 1, 1))
 
 
-def train(options: dict[str, Any], rank: int, ranks: int) -> list[dict[str, Tensor]]:
+def train(case: str, rank: int, ranks: int) -> list[dict[str, Tensor]]:
     """Some steps on this process's share: what came of each."""
     torch.manual_seed(0)
-    model = Model(options)
-    torch.manual_seed(100 + rank)  # as in training, every process has a stream of its own
+    model = Model((CASES | DRAWN)[case])
+    torch.manual_seed(100 if case in DRAWN else 100 + rank)  # the others take nothing from it
     results = []
     for step in range(STEPS):
         rng = torch.Generator().manual_seed(step)
@@ -58,14 +75,14 @@ def train(options: dict[str, Any], rank: int, ranks: int) -> list[dict[str, Tens
         result = {f"loss {name}": value.detach().clone() for name, value in code.losses.items()}
         result |= {f"gradient {name}": weight.grad.clone() for name, weight in model.named_parameters()}
         result |= {f"buffer {name}": value.clone() for name, value in model.named_buffers()}
-        results.append(result | {"ids": code.ids})
+        results.append(result | {"z": code.z.detach(), **({} if code.ids is None else {"ids": code.ids})})
     return results
 
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    results: dict[str, Any] = {name: train(options, rank, RANKS) for name, options in CASES.items()}
+    results: dict[str, Any] = {case: train(case, rank, RANKS) for case in CASES | DRAWN}
     x = torch.arange(3.0 * (rank + 1)).view(-1, 3)[-1:].requires_grad_()  # 0 1 2 in the first process, 3 4 5 in the second
     mean = mean_over_ranks(x)
     (mean * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
@@ -82,13 +99,16 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | DRAWN)
 def test_several_processes_train_as_one_with_the_whole_batch(case: str, several: list[dict[str, Any]]) -> None:
-    whole = train(CASES[case], 0, 1)
+    whole = train(case, 0, 1)
     assert len(whole) == STEPS
     for step, expected in enumerate(whole):
         parts = [results[case][step] for results in several]
-        assert torch.equal(torch.cat([part.pop("ids") for part in parts]), expected.pop("ids"))
+        assert ("ids" in expected) == (not case.startswith("kl"))
+        if "ids" in expected:
+            assert torch.equal(torch.cat([part.pop("ids") for part in parts]), expected.pop("ids"))
+        torch.testing.assert_close(torch.cat([part.pop("z") for part in parts]), expected.pop("z"), rtol=1e-4, atol=1e-5)
         for name, value in expected.items():
             if name.startswith("buffer"):
                 assert torch.equal(parts[0][name], parts[1][name]), name

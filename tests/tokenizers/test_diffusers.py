@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,12 +42,27 @@ COSMOS = {
     "num_layers": 1,
     "latent_channels": 4,
 }
+SMALL = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
+LTX = {"layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5, "decoder_block_out_channels": (8, 8, 8, 8)}
+LTX |= {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4}
+MOCHI = {"layers_per_block": (1,) * 5, "add_attention_block": (False,) * 5, "latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
+MOCHI |= {"encoder_block_out_channels": (32,) * 4, "decoder_block_out_channels": (32,) * 4, "latent_channels": 4}
+IMAGE = SMALL | {"block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2}
+IMAGE |= {"up_block_types": ("UpDecoderBlock2D",) * 2}
 FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[int, int, int], bool]] = {
     "wan": ("AutoencoderKLWan", WAN, (4, 8, 8), True),
     "cosmos": ("AutoencoderKLCosmos", COSMOS, (8, 8, 8), True),
     "temporal": ("AutoencoderKLTemporalDecoder", TEMPORAL, (1, 2, 2), False),
     "vidtok": ("AutoencoderVidTok", FSQ, (4, 8, 8), True),
+    "vidtok_kl": ("AutoencoderVidTok", VIDTOK, (4, 8, 8), True),
+    "cogvideox": ("AutoencoderKLCogVideoX", SMALL, (4, 8, 8), True),
+    "ltx": ("AutoencoderKLLTXVideo", LTX, (8, 32, 32), True),
+    "mochi": ("AutoencoderKLMochi", MOCHI, (6, 8, 8), True),
+    "hunyuan": ("AutoencoderKLHunyuanVideo", SMALL, (4, 8, 8), True),
+    "magvit": ("AutoencoderKLMagvit", SMALL, (4, 8, 8), True),
+    "image": ("AutoencoderKL", IMAGE, (1, 2, 2), False),
 }
+"""Each class that docs/tokenizers.md names: its options, and the stride and the law of lengths that are to be found."""
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +76,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(folders: Path) -> dict[str, Any]:
-    return {name: Diffusers(path=str(folders / name)) for name in FAMILIES}
+def built(folders: Path) -> Callable[[str], Any]:
+    return cache(lambda family: Diffusers(path=str(folders / family)))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -68,8 +86,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def tokenizer(family: str, built: dict[str, Any]) -> Any:
-    return copy.deepcopy(built[family])
+def tokenizer(family: str, built: Callable[[str], Any]) -> Any:
+    return copy.deepcopy(built(family))
 
 
 def clip(tokenizer: Any, batch: int = 2) -> torch.Tensor:
@@ -85,19 +103,26 @@ def test_strides_and_lengths_are_found(tokenizer: Any, family: str) -> None:
     assert not any(weight.requires_grad for weight in tokenizer.parameters())
 
 
+def test_every_class_that_the_documentation_names_is_here() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/tokenizers.md").read_text(encoding="utf-8")
+    assert {cls for cls, *_ in FAMILIES.values()} == set(re.findall(r"\bAutoencoder\w+", page))
+
+
 def test_it_is_what_diffusers_gives(tokenizer: Any, family: str, folders: Path) -> None:
     """Latents and frames of the model itself, loaded and called as its own documents do."""
     cls, *_ = FAMILIES[family]
     model = getattr(diffusers, cls).from_pretrained(folders / family).eval()
     video = clip(tokenizer)
     with torch.no_grad():
-        if family == "temporal":
+        if family in ("temporal", "image"):
             frames = video.transpose(1, 2).flatten(0, 1)
             z = model.encode(frames).latent_dist.mean
-            back = model.decode(z, num_frames=video.shape[2]).sample.unflatten(0, (2, -1)).transpose(1, 2)
+            told = {"num_frames": video.shape[2]} if family == "temporal" else {}
+            back = model.decode(z, **told).sample.unflatten(0, (2, -1)).transpose(1, 2)
             z = z.unflatten(0, (2, -1)).transpose(1, 2)
-        elif family == "vidtok":
-            z, _ = model(video, encoder_mode=True)
+        elif family in ("vidtok", "vidtok_kl"):
+            found = model(video, sample_posterior=False, encoder_mode=True)
+            z = found[0] if family == "vidtok" else found
             back = model(video, sample_posterior=False).sample
         else:
             z = model.encode(video).latent_dist.mode()
@@ -131,11 +156,9 @@ def test_other_lengths_are_filled_and_trimmed_and_sizes_told(tokenizer: Any) -> 
 
 
 def meetings() -> list[Any]:
-    """Every family with every generator: one of continuous latents and the one of ids with all, and all with one, are fast."""
-    fast = {(family, name) for family, name in product(FAMILIES, registry.parts("generators")) if family in ("wan", "vidtok")}
-    fast |= {(family, "dit") for family in FAMILIES}
+    """Every family with every generator: one of continuous latents and the one of ids in the fast tier."""
     return [
-        pytest.param(*case, marks=() if case in fast else pytest.mark.slow, id="-".join(case))
+        pytest.param(*case, marks=() if case[0] in ("wan", "vidtok") else pytest.mark.slow, id="-".join(case))
         for case in product(FAMILIES, registry.parts("generators"))
     ]
 
@@ -185,15 +208,15 @@ def test_what_is_saved_refers_to_the_folder(folders: Path, tmp_path: Path) -> No
     assert hub.weights_hash(Diffusers(path=str(folder))) != hub.weights_hash(tokenizer)
 
 
-def test_tiles_go_through_it_too(built: dict[str, Any]) -> None:
-    tokenizer = built["wan"]
+def test_tiles_go_through_it_too(built: Callable[[str], Any]) -> None:
+    tokenizer = built("wan")
     video = tiny.video((9, 64, 64), 1)
     latent = tiled(tokenizer, tile=(8, 8), overlap=0).encode(video)  # one tile
     torch.testing.assert_close(latent.z, tokenizer.encode(video).z, rtol=1e-4, atol=1e-5)
 
 
-def test_what_it_cannot_do_is_one_sentence(built: dict[str, Any]) -> None:
-    tokenizer = built["wan"]
+def test_what_it_cannot_do_is_one_sentence(built: Callable[[str], Any]) -> None:
+    tokenizer = built("wan")
     video = clip(tokenizer)
     with pytest.raises(UserError, match=r"^tokenizer=diffusers is a trained model that stays as it is"):
         tokenizer(video)
@@ -278,7 +301,9 @@ def test_fit_trains_a_generator_on_it(folders: Path, tmp_path: Path, monkeypatch
     assert main(["eval", "evaluation.clips=2", "evaluation.samples=2", "evaluation.shown=1"]) == 0
 
 
-def test_files_go_through_it_whole(built: dict[str, Any], folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_go_through_it_whole(
+    built: Callable[[str], Any], folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has no streams, so that chunk=0 is asked for."""
     from vidgen.cli import main
     from vidgen.data import decode
@@ -288,7 +313,7 @@ def test_files_go_through_it_whole(built: dict[str, Any], folders: Path, tmp_pat
     monkeypatch.chdir(tmp_path)
     recipe = {"name": "diffusers", "path": str(folders / "wan")}
     about = {"tokenizer": recipe, "generator": None, "num_classes": 0, "class_names": [], "shape": [9, 32, 16]}
-    hub.save(tmp_path / "model", tokenizer=built["wan"], generator=None, config=about)
+    hub.save(tmp_path / "model", tokenizer=built("wan"), generator=None, config=about)
     write_frames("film.mp4", to_pixels(tiny.video((10, 32, 16), 1))[0], 8)
     words = ["run=model", "accelerator=cpu", "precision=fp32"]
     assert main(["encode", "input=film.mp4", *words]) == 2
