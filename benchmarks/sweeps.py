@@ -16,12 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from vidgen import hub
+from vidgen.config import load
 from vidgen.data.worlds import Worlds
 from vidgen.errors import UserError
 from vidgen.evaluation import measure
@@ -87,6 +90,22 @@ def points() -> list[Point]:
     return list({(point.run, point.option, point.value): point for point in found}.values())
 
 
+def missing() -> list[str]:
+    """What of every run's points has not been measured, in words, such as ``ar x lfq: steps 8, 12``."""
+    found: dict[str, list[Point]] = {}
+    for point in points():
+        found.setdefault(point.run, []).append(point)
+    words = []
+    for own in found.values():
+        done = {(point.option, point.value) for point in own}
+        recipe = SimpleNamespace(**load("generator", own[0].generator))
+        for option, values in options_of(recipe).items():
+            left = [f"{value:g}" for value in values if (option, value) not in done]
+            if left:
+                words.append(f"{own[0].generator} x {own[0].tokenizer}: {WORDS[option]} {', '.join(left)}")
+    return words
+
+
 def options_of(generator: Any) -> dict[str, tuple[float, ...]]:
     """The values to try of each option that this generator has; only some are sampled in steps of one's choice."""
     return {name: values for name, values in VALUES.items() if name != "steps" or hasattr(generator, "steps")}
@@ -115,7 +134,7 @@ def run(folder: Path, done: set[tuple[str, str, float]], dry: bool) -> Iterator[
             print(f"{name}: {option} {value:g}")
             continue
         begin = time.monotonic()
-        pixels = measure.draw_samples(
+        drawn = measure.draw_samples(
             model,
             asked=asked,
             batch_size=BATCH,
@@ -124,6 +143,7 @@ def run(folder: Path, done: set[tuple[str, str, float]], dry: bool) -> Iterator[
             precision=partial(torch.autocast, device, torch.bfloat16),
             options={option: int(value) if option == "steps" else value},
         )
+        pixels = np.concatenate(list(drawn))
         seconds = (time.monotonic() - begin) / SAMPLES
         judged = {result.name.partition("/")[2]: result.value for result in measure.measure_samples(pixels, asked, data)}
         yield Point(
