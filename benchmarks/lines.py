@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 from records import Origin, Record
+from suite_stats import standard_error
 
 from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row, measure
@@ -35,13 +36,13 @@ class Line:
         return " ".join(f"`{word}`" for word in rest if not word.startswith("trainer."))
 
     def text(self, name: str) -> str:
-        """A figure without its unit: the mean over the seeds with their deviation, or the only one with its interval."""
+        """A figure without its unit: the mean over the seeds with its standard error, or the only one with its interval."""
         what, found = measure(name), self.rows.get(name, ())
         values = [row.value for row in found]
         if not values:
             return ""
         if len(values) > 1:
-            return f"{what.text(mean(values), unit=False)} ± {what.bound(stdev(values), mean(values))}"
+            return f"{what.text(mean(values), unit=False)} ± {what.bound(standard_error(values), mean(values))}"
         text = what.text(values[0], unit=False)
         interval = found[0].interval
         return text if interval is None else f"{text} ({'–'.join(what.bound(end, values[0]) for end in interval)})"
@@ -63,6 +64,11 @@ def _line(runs: Sequence[Sequence[Record]]) -> Line:
         for name, row in {record.row.name: record.row for record in run}.items():  # measured twice, the last counts
             rows[name] = (*rows.get(name, ()), row)
     return Line(tuple(run[0].origin for run in runs), rows)
+
+
+def anew(command: str) -> str:
+    """The command that makes a run from nothing. Whoever goes on with one names its folder and types its recipe all the same."""
+    return shlex.join(word for word in shlex.split(command) if not word.startswith("resume="))
 
 
 def command_words(command: str) -> list[str]:

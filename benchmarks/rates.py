@@ -58,6 +58,11 @@ def codec(kind: str) -> list[tuple[float, float]]:
     return sorted(point(line) for line in _lines(kind) if _is_codec(line))
 
 
+def crfs(kind: str) -> list[int]:
+    """H.264's qualities that were measured, from the finest on."""
+    return sorted(int(line.origin.tokenizer.rpartition(" ")[2]) for line in _lines(kind) if _is_codec(line))
+
+
 def text(line: Line, name: str) -> str:
     """A figure without its interval, in the unit of its column."""
     if name not in line.rows:

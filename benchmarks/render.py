@@ -32,7 +32,7 @@ import sweeps
 import timing
 import work
 import yaml
-from lines import Line, every, lines, machine, one_protocol_each, protocol_label, provenance, table
+from lines import Line, anew, every, lines, machine, one_protocol_each, protocol_label, provenance, table
 from records import read
 from timing import Timing
 
@@ -160,7 +160,7 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def _legend(found: Sequence[Line], columns: Sequence[str]) -> str:
-    spread = "± is the deviation over seeds" if any(len(line.origins) > 1 for line in found) else ""
+    spread = "± is the standard error of the mean over the seeds" if any(len(line.origins) > 1 for line in found) else ""
     single = "brackets hold a run's 95 % interval" if any(len(line.origins) == 1 for line in found) else ""
     said = "; ".join(part for part in (single, spread) if part)
     return f"{_counted(found, columns)}{said[:1].upper()}{said[1:]}. {_provenance(found)}"
@@ -185,7 +185,7 @@ def _entry(line: Line) -> str:
     seeds = ", ".join(str(origin.seed) for origin in line.origins)
     parts = f"{line.origin.tokenizer} x {line.origin.generator}" if line.origin.generator else line.origin.tokenizer
     return (
-        f"{parts}: `{line.origin.command}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s at most on "
+        f"{parts}: `{anew(line.origin.command)}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s at most on "
         f"{machine(line.origin)}; commit {line.origin.commit or 'unknown'})"
     )
 
@@ -213,7 +213,7 @@ def timings(name: str) -> str:
 def _figures(row: Timing) -> list[str]:
     """What is asked of a row, and the figures of both sides."""
     return [
-        f"{row.wanted}: {'yes' if row.met else 'no'}" if row.wanted else "",
+        f"{row.wanted}: {'yes' if row.holds else 'no'}" if row.wanted else "",
         f"{_rounded(row.ours)} {row.unit}",
         "" if row.theirs is None else f"{_rounded(row.theirs)} {row.unit}",
     ]
@@ -237,6 +237,8 @@ def _measured(rows: Sequence[Timing]) -> str:
     pairs = " or ".join(str(pairs) for pairs in sorted({row.pairs for row in rows if row.quartiles}))
     loads = [row.load for row in rows]
     ratios = f"A ratio is the median over {pairs} pairs, with its quartiles. " if pairs else ""
+    if any(row.wanted == timing.NO_SLOWER for row in rows):
+        ratios += f"No slower is a median of {1 - timing.NOISE:g} or more: {100 * timing.NOISE:g} % are noise. "
     return (
         f"{ratios}Measured on {machines} with torch "
         f"{every(row.versions['torch'] for row in rows)}{f' at {commits}' if commits else ''}, under a load of {min(loads):g} to "
@@ -313,6 +315,12 @@ def _compared(kind: str) -> str:
         for line in found
     ]
     said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each, with other work on the machine. {_provenance(found)}"
+    crfs = rates.crfs(kind)
+    if crfs:
+        said += (
+            f" H.264 is x264 (veryslow, 4:2:0) at crf {crfs[0]} to {crfs[-1]}, read between two qualities; above the rate of the "
+            "finest, > stands before what that has."
+        )
     return f"**{rates.KINDS[kind]}**\n\n{table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
 
 
@@ -344,7 +352,9 @@ def sweeping() -> str:
     ]
     counts = {point.samples for point in sweeps.points()}
     said = f"{' or '.join(map(str, sorted(counts)))} samples a point."
-    return "\n\n".join([*shown, said]) if shown else "Not run yet: `python benchmarks/sweeps.py RUN`."
+    missing = "; ".join(sweeps.missing())
+    gaps = f"Not run yet: {missing}. `python benchmarks/sweeps.py RUN` goes on." if missing else "Every point was run."
+    return "\n\n".join([*shown, f"{said} {gaps}"]) if shown else "Not run yet: `python benchmarks/sweeps.py RUN`."
 
 
 def corrupted() -> str:

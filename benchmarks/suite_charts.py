@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from statistics import mean, stdev
+from statistics import mean
 
 import scaling
 from markupsafe import Markup
 from measured import LOSS, Run, average, baselines, cells, families, points, runs, trained
 from records import Record
 from suite import Suite
+from suite_stats import standard_error
 
 from vidgen.evaluation.charts import HEIGHT, LETTER, SHAPES, Field, Mark, Series, heat_map, line_chart, pareto, scatter_chart
 from vidgen.evaluation.rows import measure
@@ -322,8 +323,8 @@ def _said(name: str, value: float) -> str:
 
 def _deviating(name: str, own: Sequence[Run], value: float) -> str:
     values = _values(own, name)
-    deviation = f" ± {measure(name).bound(stdev(values), value)}" if len(values) > 1 else ""
-    return f"{_said(name, value)}{deviation}, {_seeds(own)}"
+    error = f" ± {measure(name).bound(standard_error(values), value)}" if len(values) > 1 else ""
+    return f"{_said(name, value)}{error}, {_seeds(own)}"
 
 
 def _title(name: str) -> str:

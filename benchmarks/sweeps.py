@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 import yaml
 
 from vidgen import hub
+from vidgen.config import load
 from vidgen.data.worlds import Worlds
 from vidgen.errors import UserError
 from vidgen.evaluation import measure
@@ -86,6 +88,22 @@ def points() -> list[Point]:
     names = Point.__dataclass_fields__
     found = [Point(**{name: value for name, value in json.loads(line).items() if name in names}) for line in lines]
     return list({(point.run, point.option, point.value): point for point in found}.values())
+
+
+def missing() -> list[str]:
+    """What of every run's points has not been measured, in words, such as ``ar x lfq: steps 8, 12``."""
+    found: dict[str, list[Point]] = {}
+    for point in points():
+        found.setdefault(point.run, []).append(point)
+    words = []
+    for own in found.values():
+        done = {(point.option, point.value) for point in own}
+        recipe = SimpleNamespace(**load("generator", own[0].generator))
+        for option, values in options_of(recipe).items():
+            left = [f"{value:g}" for value in values if (option, value) not in done]
+            if left:
+                words.append(f"{own[0].generator} x {own[0].tokenizer}: {WORDS[option]} {', '.join(left)}")
+    return words
 
 
 def options_of(generator: Any) -> dict[str, tuple[float, ...]]:

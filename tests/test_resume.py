@@ -20,7 +20,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from vidgen import hub, registry
+from vidgen import hub, names, registry, runs
 from vidgen.cli import main
 from vidgen.routes import fitted
 from vidgen.training import loop
@@ -268,6 +268,18 @@ def fit(
 
 
 QUICK = ["tokenizer.training.steps=4", "generator.training.steps=4"]
+
+
+def test_the_command_that_began_a_run_stays_its_own(tmp_path: Path) -> None:
+    """Whoever goes on with it may have typed resume=, which nobody else can repeat."""
+    began = runs.new_run(tmp_path, "lfq-dit", "f")
+    assert began.first_command("vidgen fit seed=1") == "vidgen fit seed=1"
+    runs.write_yaml(began.path / "config.yaml", {"command": "vidgen fit seed=1"})
+    began.release()
+    again = runs.find_run(tmp_path, "f", str(began.path))
+    assert again is not None
+    assert again.first_command(f"vidgen fit seed=1 resume={began.path}") == "vidgen fit seed=1"
+    again.release()
 
 
 def test_a_finished_run_is_left_alone_and_its_tokenizer_and_latents_reused(

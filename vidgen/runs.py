@@ -47,6 +47,13 @@ class Run:
         """What is remembered across stops: fingerprint, status, seconds spent, what each stage did."""
         return json.loads((self.path / STATE).read_text())
 
+    def first_command(self, command: str) -> str:
+        """What was typed when the run began, which makes it anew; to go on with it ``resume=FOLDER`` may have been added."""
+        path = self.path / "config.yaml"
+        if not (self.resumed and path.is_file()):
+            return command
+        return str(yaml.safe_load(path.read_text(encoding="utf-8"))["command"])
+
     def update(self, **changes: Any) -> None:
         """Changes entries of the state, atomically."""
         if self._lock is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import compare_tokenizers as compare
@@ -84,13 +85,35 @@ def test_h264_counts_its_stream_without_remarks_and_gives_all_frames_back() -> N
     assert compare._units(b"\0\0\0\1\x67ab\0\0\1\x06zzz\0\0\1\x65q") == [b"\0\0\1\x67ab", b"\0\0\1\x65q"]
     clip = compare.world().clip("test", 0)["video"]
     sizes, errors = [], []
-    for crf in (20, 40):
+    for crf in (0, 20, 40):
         size, back = compare.h264(clip, crf)
         assert back.shape == clip.shape
         sizes.append(size)
         errors.append(np.square(back.astype(float) - clip).mean())
-    assert 100 < sizes[1] < sizes[0] < clip.nbytes / 20
-    assert errors[0] < errors[1] < 100
+    assert 100 < sizes[2] < sizes[1] < clip.nbytes / 20
+    assert sizes[1] < sizes[0] < clip.nbytes
+    assert errors[0] < errors[1] < errors[2] < 100
+
+
+def test_every_quality_from_the_finest_on_is_a_row_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are there are not measured again where finer ones are asked for."""
+    monkeypatch.setattr(compare, "PATH", tmp_path / "tokenizers.jsonl")
+    monkeypatch.setattr(compare, "h264_point", lambda data, split, crf: (1 / (crf + 1), 50.0 - crf))
+    monkeypatch.setattr(compare, "CRFS", range(12, 52, 3))
+    assert compare.main(["--only", "h264"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(compare, "PATH", tmp_path / "tokenizers.jsonl")
+    monkeypatch.setattr(compare, "h264_point", lambda data, split, crf: (1 / (crf + 1), 50.0 - crf))
+    assert compare.CRFS[0] == 0
+    assert compare.main(["--only", "h264"]) == 0
+    assert "H.264, crf 12 on worlds: there already" in capsys.readouterr().out
+    monkeypatch.setattr(rates, "RESULTS", tmp_path / "tokenizers.jsonl")
+    rates._lines.cache_clear()
+    assert rates.crfs("worlds") == list(compare.CRFS)
+    assert rates.codec("worlds")[-1] == (1.0, 50.0)
+    rates._lines.cache_clear()
 
 
 def test_the_codec_is_read_between_its_qualities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -58,8 +59,8 @@ def test_seeds_of_one_recipe_are_averaged(make_run: Make, results: Path) -> None
         run = make_run(f"run-{seed}", seed=seed, command=f"vidgen fit seed={seed}", rows=(result("reconstruction/psnr", value),))
         collect.add("seeds", run, results)
     (row,) = cells(render.results())[1:]
-    assert row[2:] == ["3", f"32.00 ± {statistics.stdev(values):.2f}"]
-    assert "± is the deviation over seeds" in render.results()
+    assert row[2:] == ["3", f"32.00 ± {statistics.stdev(values) / math.sqrt(3):.2f}"]
+    assert "± is the standard error of the mean over the seeds" in render.results()
 
 
 def test_a_column_never_holds_figures_of_two_protocols(make_run: Make, results: Path) -> None:
@@ -99,6 +100,12 @@ def test_columns_of_other_numbers_of_clips_are_named(make_run: Make, results: Pa
         run = make_run(f"run-{number}", generator={"depth": number + 1}, rows=tuple(rows))
         collect.add("runs", run, results)
     assert "n is 256 clips; Samples: Law residual of 170 to 253." in render.results()
+
+
+def test_the_command_shown_makes_the_run_anew(make_run: Make, results: Path) -> None:
+    """Whoever goes on with a run types its recipe all the same, and a folder that nobody else has."""
+    collect.add("runs", make_run(command="vidgen fit generator.depth=2 resume=runs/2026-01-31-lfq-dit"), results)
+    assert "lfq x dit: `vidgen fit generator.depth=2` (seed 0" in render.all_results()
 
 
 def test_recipes_stay_apart_and_say_what_sets_them_apart(make_run: Make, results: Path) -> None:

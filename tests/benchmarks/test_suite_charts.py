@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
@@ -101,6 +103,10 @@ def test_every_figure_of_the_pairs_is_written_and_the_best_is_framed(pictures: d
         (best,) = [about for about, group in fields.items() if "best" in group.find(f"{SVG}rect").attrib["class"]]
         assert best.startswith("dit × kl"), name
         assert all(about.endswith("3 seeds") and "±" in about for about in fields)
+        if name == "law_legal":
+            own = [one for one in grid() if (one.origin.tokenizer, one.origin.generator) == ("kl", "dit")]
+            values = [100 * one.row.value for one in own if one.row.name == "samples/law_legal"]
+            assert f"± {statistics.stdev(values) / math.sqrt(3):.1f}" in best  # the standard error, as in the tables
     assert sum(text.endswith("*") for text in texts(svg)) == 2 * 5
 
 

@@ -44,6 +44,20 @@ def test_pictures_have_a_line_a_run_and_the_last_word_counts(results: Path) -> N
     assert "sweep-guidance.svg" in render.sweeping() and "sweep-steps.svg" not in render.sweeping()
 
 
+def test_what_has_not_been_run_is_named(results: Path) -> None:
+    """A line that stops in a picture is a gap and no result."""
+    values = sweeps.VALUES
+    results.write_text(
+        "".join(line(option, value, 0.5) for option in values for value in values[option] if value != 8)
+        + "".join(line("guidance_scale", value, 0.5, "other", "ar") for value in values["guidance_scale"])
+    )
+    assert sweeps.missing() == ["dit x lfq: steps 8", "ar x lfq: temperature 0.7, 0.85, 1, 1.15"]  # ar has no steps
+    assert "Not run yet: dit x lfq: steps 8; ar x lfq: temperature 0.7, 0.85, 1, 1.15." in render.sweeping()
+    with results.open("a") as file:
+        file.write(line("steps", 8, 0.5) + "".join(line("temperature", v, 0.5, "other", "ar") for v in values["temperature"]))
+    assert "Every point was run." in render.sweeping()
+
+
 def test_without_results_the_command_is_named(results: Path) -> None:
     assert "python benchmarks/sweeps.py RUN" in render.sweeping()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -482,7 +483,7 @@ def test_the_summary_counts(default):
     summary = default.judge(video, default.label[some], default.actions[some]).summary()
     assert summary["appearance_legal"] == Measure(0.75, 20, wilson(15, 20))
     assert summary["count_correct"].value == 0.75
-    assert summary["presence"] == Measure(pytest.approx(1 - 5 / 20 / 17), 20, of=20)
+    assert (summary["presence"].value, summary["presence"].n) == (pytest.approx(1 - 5 / 20 / 17), 20)
     assert set(summary) == {
         "appearance_legal", "law_legal", "parse_rate", "count_correct", "presence", "color_constant", "shape_constant",
         "size_error", "stray", "law_residual", "travel", "class_accuracy",
@@ -508,6 +509,20 @@ def test_clips_that_show_nothing_are_left_out_of_what_is_said_of_objects(default
     for name in ("color_constant", "shape_constant", "size_error"):
         assert part[name].n == 7
         assert part[name].value == pytest.approx(whole[name].value, abs=0.01)
+
+
+def test_means_have_the_normal_interval_of_their_clips(default):
+    verdicts = default.judge(default.video[:24], default.label[:24], default.actions[:24])
+    spread = dataclasses.replace(verdicts, law_residual=np.r_[np.full(4, np.nan), np.linspace(0.1, 2, 20)])
+    summary = spread.summary()
+    for name in ("presence", "color_constant", "shape_constant", "size_error", "stray", "law_residual", "travel"):
+        values = getattr(spread, name)
+        values = values[np.isfinite(values)]
+        half = NormalDist().inv_cdf(0.975) * values.std(ddof=1) / math.sqrt(len(values))
+        assert summary[name].n == len(values)
+        assert summary[name].interval == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-4), name
+    one = dataclasses.replace(verdicts, law_residual=np.r_[np.full(23, np.nan), 0.5]).summary()["law_residual"]
+    assert (one.value, one.n, one.interval, one.of) == (0.5, 1, None, 24)
 
 
 @pytest.mark.parametrize(("successes", "n"), list(itertools.product((0, 1, 7, 10), (10, 250))))

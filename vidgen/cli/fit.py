@@ -109,8 +109,7 @@ class Fit:
             samples = self.config["evaluation"]["samples"]
             words += f" Generator {lines['generator']} clips' latents, asked for {samples} samples."
         route = lines.get("route", "")
-        told = {"command": self.config["command"], "words": words, "route": route, **self.config}
-        ranks.first(lambda: write_yaml(self.path / "config.yaml", told))
+        ranks.first(lambda: self._write_config({"words": words, "route": route, **self.config}))
         lines["run"] = str(self.path) + (" (going on with it)" if self.folder.resumed else "")
         if estimate:
             parts = ", ".join(f"{name} {clock(seconds)}" for name, seconds in estimate.items())
@@ -119,6 +118,10 @@ class Fit:
             self._say(name, text)
         if sum(estimate.values()) > LONG:
             self.console.print(f"That is long: {self.plan.quicker()}.", highlight=False)
+
+    def _write_config(self, told: Mapping[str, Any]) -> None:
+        command = self.folder.first_command(self.config["command"])
+        write_yaml(self.path / "config.yaml", {**told, "command": command})
 
     def _make_tokenizer(self) -> None:
         """Trains the tokenizer, or takes it from where it is trained already."""

@@ -59,7 +59,7 @@ PACED = 4
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One number with what it was measured on: ``n`` clips and, for a share of them, its 95 % Wilson interval.
+    """One number with what it was measured on: ``n`` clips, and its 95 % interval: of a share of them Wilson's, of a mean normal.
 
     ``of`` is how many clips it was asked of, where that is known: what could not be read in the others speaks against them, not
     for them.
@@ -119,7 +119,7 @@ class Verdicts:
         return Verdicts(**{name: getattr(self, name)[chosen] for name in names}, reason=reason)
 
     def summary(self) -> dict[str, Measure]:
-        """Named scalars over all clips: shares of clips in [0, 1] with their interval, and means of the rest."""
+        """Named scalars over all clips: shares of clips in [0, 1] and means of the rest, each with its interval."""
         n = len(self.parsed)
         shares = {
             "appearance_legal": self.appearance,
@@ -132,11 +132,20 @@ class Verdicts:
             name: getattr(self, name)
             for name in ("presence", "color_constant", "shape_constant", "size_error", "stray", "law_residual", "travel")
         }
-        means = {name: values[np.isfinite(values)] for name, values in means.items()}
         return {
             **{name: Measure(float(flags.mean()), n, wilson(int(flags.sum()), n)) for name, flags in shares.items()},
-            **{name: Measure(float(v.mean()) if len(v) else math.nan, len(v), of=n) for name, v in means.items()},
+            **{name: mean_over(values) for name, values in means.items()},
         }
+
+
+def mean_over(values: Array) -> Measure:
+    """The mean of the finite values, with a normal 95 % interval where there are two or more."""
+    found = values[np.isfinite(values)]
+    n = len(found)
+    if not n:
+        return Measure(math.nan, 0, of=len(values))
+    mean, half = float(found.mean()), 1.96 * float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Measure(mean, n, (mean - half, mean + half) if n > 1 else None, of=len(values))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,7 +27,7 @@ from vidgen.data.worlds.render import distance
 from vidgen.errors import UserError, did_you_mean
 from vidgen.metrics.conserved import energy_error, momentum_error
 from vidgen.metrics.factors import Factors, coverage, read_factors
-from vidgen.metrics.legality import Legality, Measure, Verdicts, beside_wall, sharp_frames, wilson
+from vidgen.metrics.legality import Legality, Measure, Verdicts, beside_wall, mean_over, sharp_frames, wilson
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -103,8 +102,8 @@ class Findings:
 
         Means have a normal 95 % interval over clips, shares of clips Wilson's; `coverage` and its parts have none.
         """
-        found = {**self.verdicts.summary(), "count_error": _mean(self.verdicts.count_error)}
-        found |= {name: _mean(getattr(self, name)[asked]) for name, asked in self._clips() if name != "follows"}
+        found = {**self.verdicts.summary(), "count_error": mean_over(self.verdicts.count_error)}
+        found |= {name: mean_over(getattr(self, name)[asked]) for name, asked in self._clips() if name != "follows"}
         for name, asked in self._clips():
             if name == "follows":
                 shares = zip(FOLLOWED, self.follows[asked].T, strict=True)
@@ -393,16 +392,6 @@ def cut(shape: str, side: str) -> tuple[Array, Array]:
     edge = np.linspace(-reach, fine[np.nonzero(area)[0][-2]], 200)
     centre = np.interp(edge, fine, moment) / np.interp(edge, fine, left)
     return (centre - edge)[::-1], (edge + reach)[::-1]
-
-
-def _mean(values: Array) -> Measure:
-    """The mean of the finite values with its normal 95 % interval."""
-    found = values[np.isfinite(values)]
-    n = len(found)
-    if not n:
-        return Measure(math.nan, 0, of=len(values))
-    mean, half = float(found.mean()), 1.96 * float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Measure(mean, n, (mean - half, mean + half) if n > 1 else None, of=len(values))
 
 
 def _share(flags: Array) -> Measure:
