@@ -74,9 +74,25 @@ def test_the_weights_of_the_extractor_are_hashed() -> None:
     [
         (
             {"data": {"clip": "randm"}},
-            "protocol.data.clip is one of first, center, random, all, and randm is not. Did you mean 'random'?",
+            "protocol.data.clip is one of first, center, random, repeated, all, every, whole, and randm is not. Did you mean",
         ),
         ({"data": {"stride": 0}}, "protocol.data.stride=0 makes no clip"),
+        ({"data": {"count": -1}}, "protocol.data.count=-1 makes no clip"),
+        ({"data": {"fake_count": 0}}, "protocol.data.fake_count=0 makes no clip"),
+        ({"data": {"height": 0, "width": 0}}, "protocol.data.height=0 makes no clip"),
+        ({"data": {"height": 8, "width": -3}}, "protocol.data.width=-3 makes no clip"),
+        ({"data": {"fps": 0.0}}, "protocol.data.fps=0 is no frame rate"),
+        ({"data": {"fps": float("inf")}}, "protocol.data.fps=inf is no frame rate"),
+        (
+            {"data": {"split": "tset"}},
+            "protocol.data.split is one of all, train, val, test, and tset is not. Did you mean 'test'?",
+        ),
+        ({"data": {"context": -1}}, "protocol.data.context=-1 of protocol.data.frames=17 leaves no frame that was generated"),
+        ({"data": {"context": 17}}, "give a whole number from 0 to 16"),
+        ({"data": {"context": 1, "clip": "whole"}}, "protocol.data.context needs clips of one length"),
+        ({"metric": {"measures": []}}, "protocol.metric.measures names none"),
+        ({"metric": {"chunk": 0}}, "protocol.metric.chunk=0 has no covariance"),
+        ({"metric": {"ddof": 2}}, "protocol.metric.ddof=2 is no divisor"),
         ({"metric": {"measures": ["frechett"]}}, "Did you mean 'frechet'?"),
         ({"data": {"strid": 1}}, "Did you mean 'stride'?"),
     ],
@@ -85,3 +101,8 @@ def test_what_cannot_be_is_said_in_a_sentence(change: dict, sentence: str) -> No
     with pytest.raises(UserError) as raised:
         preset("worlds", change)
     assert sentence in str(raised.value)
+
+
+def test_what_goes_on_until_there_are_enough_needs_to_know_how_many() -> None:
+    with pytest.raises(UserError, match=r"protocol.data.clip=repeated goes on until there are enough: give protocol.data.count"):
+        preset("clips", {"data": {"clip": "repeated"}})
