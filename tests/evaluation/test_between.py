@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,31 @@ def test_features_of_clips_seen_before_are_read_and_not_made(tmp_path: Path) -> 
     assert (extractor.calls, values(again)) == (calls, values(first))
     compare(source("r", real), source("f", drawn(10, 2)), protocol("frechet"), extractor, looking(tmp_path))
     assert extractor.calls == calls + 2  # two batches of the new clips alone
+
+
+def test_clips_are_let_go_of_once_they_are_looked_at(tmp_path: Path) -> None:
+    """However many there are, no more are held than two batches of either."""
+    held, most = 0, 0
+
+    def gone() -> None:
+        nonlocal held
+        held -= 1
+
+    def clips(seed: int) -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal held, most
+        for index in range(60):
+            clip = drawn(1, 100 * seed + index)[0].copy()
+            held, most = held + 1, max(most, held + 1)
+            weakref.finalize(clip, gone)
+            yield str(index), clip
+
+    for measures in (("frechet",), ("frechet", "psnr")):
+        sources = [
+            Source(name=name, fingerprint=f"{name} {measures}", clips=partial(clips, seed)) for seed, name in enumerate("rf")
+        ]
+        compare(*sources, protocol(*measures), Corners(), looking(tmp_path))
+        assert most <= 4 * looking(tmp_path).batch_size
+        assert held == 0
 
 
 def test_pairs_are_compared_one_by_one(tmp_path: Path) -> None:

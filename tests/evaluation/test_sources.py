@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -368,3 +369,21 @@ def test_videos_that_do_not_say_their_split_are_taken_for_the_protocols(numbers:
     (note,) = open_source(str(numbers), replace(RULE, split="test"), DRAWING, generated=False).notes
     assert "does not say which split" in note
     assert not open_source(str(numbers), replace(RULE, split="test"), DRAWING, generated=True).notes
+
+
+def test_samples_of_a_run_are_drawn_as_they_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory does not grow with their number."""
+    asked: list[int] = []
+
+    def sample(num: int, shape: tuple[int, int, int], **how: object) -> torch.Tensor:
+        asked.append(num)
+        return torch.zeros(num, 3, *shape)
+
+    model = SimpleNamespace(generator=torch.nn.Linear(1, 1), tokenizer=torch.nn.Linear(1, 1), sample=sample)
+    monkeypatch.setattr("vidgen.hub.load", lambda *_: model)
+    (tmp_path / "config.yaml").write_text("data: {name: worlds, frames: 5, height: 24, width: 24}\n")
+    clips = open_source(str(tmp_path), replace(RULE, fake_count=10), DRAWING, generated=True).clips()
+    assert next(clips)[1].shape == (3, 24, 24, 3)
+    assert asked == [4]
+    assert len(list(clips)) == 9
+    assert asked == [4, 4, 2]

@@ -199,13 +199,15 @@ def _look_at_pairs(real: Source, fake: Source, pairs: Mapping[str, Any], extract
     features: dict[str, list[Tensor]] = {"real": [], "fake": []}
     done = 0
     for batch in batched_by(_together(real, fake), looking.batch_size, lambda pair: pair[0].shape):
+        number = len(batch)
         originals, fakes = (_on(np.stack(clips), looking) for clips in zip(*batch, strict=True))
+        del batch  # so that no more than one is held while the next is gathered
         for metric in pairs.values():
             metric.update(fakes, real=originals)
         if extractor is not None:
             features["real"].append(_extracted(extractor, originals))
             features["fake"].append(_extracted(extractor, fakes))
-        done += len(batch)
+        done += number
         looking.progress(fake.name, done)
     joined = {role: torch.cat(parts) if parts else torch.empty(0) for role, parts in features.items()}
     return Seen(real=joined["real"], fake=joined["fake"], num_real=done, num_fake=done)

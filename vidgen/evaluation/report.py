@@ -115,12 +115,16 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A size of clips: how many there are for training and how many are unseen, how many of these were measured, its figures."""
+    """A size of clips: how many there are for training and how many are unseen, how many of these were measured, its figures.
+
+    ``floor`` is what scores without any skill, beside the first of the figures.
+    """
 
     size: str
     train: str
     unseen: str
     measured: str
+    floor: str
     cells: list[Figure | None]
 
 
@@ -301,18 +305,25 @@ def _buckets(
         found = [latest.get(f"{name}/{size}") for name in columns]
         split = next((row.split for row in found if row), "test")
         measured = next((row.n for row in found if row and row.n), None)
+        floor = next((row for name in FLOORS if (row := latest.get(f"{name}/{size}"))), None)
         table.append(
             Bucket(
                 size=size.replace("x", "×"),
                 train=f"{clips['train']:,}",
                 unseen=f"{clips[split]:,}" if clips[split] else "none",
                 measured="" if measured in (None, clips[split]) else f"{measured:,} measured",
+                floor="" if floor is None else f"{_floor(floor.name)} {floor.value:.1f}",
                 cells=[_figure_of(row) for row in found],
             )
         )
     heads = [next(_figure(row) for row in latest.values() if row.name.startswith(name)) for name in columns]
     heads = [replace(head, label=measure(name).label) for head, name in zip(heads, columns, strict=True)]
     return heads, table
+
+
+def _floor(name: str) -> str:
+    """What a baseline is, whichever size it is of: ``mean frame``."""
+    return next(words for key, words in FLOORS.items() if name.startswith(key)).removeprefix("the ").removeprefix("a ")
 
 
 def _parted(rows: list[Row], chosen: Callable[[Row], bool]) -> tuple[list[Row], list[Row]]:

@@ -101,7 +101,9 @@ class Source:
             UserError: as :meth:`checked`.
         """
         for batch in batched_by(self.checked(), size, lambda one: one[1].shape):
-            yield [name for name, _ in batch], np.stack([clip for _, clip in batch])
+            found = [name for name, _ in batch], np.stack([clip for _, clip in batch])
+            del batch  # so that no more than one is held while the next is gathered
+            yield found
 
 
 def batched_by(values: Iterable[Any], size: int, key: Callable[[Any], Any]) -> Iterator[list[Any]]:
