@@ -73,7 +73,7 @@ def test_one_clip_has_a_curve_and_no_interval() -> None:
 def test_horizons_that_cannot_be_are_told() -> None:
     with pytest.raises(UserError, match="context=6 of frames=6 leaves none"):
         Horizon(measure=PSNR(), context=6, frames=6)
-    with pytest.raises(UserError, match="build its PSNR with over=frame"):
+    with pytest.raises(UserError, match="single frames, and PSNR has none here"):
         Horizon(measure=PSNR(over="set"), context=2, frames=6)
     video, real = drifting()
     with pytest.raises(UserError, match="is of clips of 5 frames and these have 6: build it with frames=6"):

@@ -15,7 +15,7 @@ from vidgen.cli.progress import Stage
 from vidgen.config import load
 from vidgen.errors import UserError
 from vidgen.evaluation import tables
-from vidgen.evaluation.between import Comparison, Looking, compare
+from vidgen.evaluation.between import Comparison, Looking, compare, prepared
 from vidgen.evaluation.protocol import from_recipe, one_protocol
 from vidgen.evaluation.rows import measure
 from vidgen.evaluation.sources import Drawing, open_source
@@ -35,12 +35,13 @@ def run(config: dict[str, Any], console: Console) -> None:
     for given, other in (("real", "fake"), ("fake", "real")):
         if not config[other]:
             raise UserError(f"{given}={config[given]} has nothing to be compared with: give {other}=CLIPS too.")
-    folder = Path(config["out"])
+    folder, cache = Path(config["out"]), Path(config["cache"])
     check_writable(folder, "out")
+    check_writable(cache, "cache")
     before = read_results(folder)
     protocol = from_recipe(config["choices"]["protocol"], config["protocol"])
     extractor = build("extractors", config.get("extractor") or load("extractor", str(protocol.metric.extractor)))
-    protocol = protocol.with_extractor(extractor.rule)
+    protocol, _ = prepared(protocol, extractor, config["lpips"])
     one_protocol([*(one.protocol for one in before), protocol], f"The table of {folder}")  # before any long work
     console.print(f"{config['fake']} against {config['real']} by {protocol.label}", highlight=False)
     device = choose_device(config["accelerator"])
@@ -57,7 +58,8 @@ def run(config: dict[str, Any], console: Console) -> None:
         looking = Looking(
             device=device,
             batch_size=config["evaluation"]["batch_size"],
-            cache=Path(config["cache"]),
+            cache=cache,
+            lpips=config["lpips"],
             progress=lambda name, done: progress(f"looking at {name}", done),
         )
         real = open_source(config["real"], protocol.data, drawing, generated=False)
@@ -113,7 +115,11 @@ class _Progress:
 
 
 def _show(found: Comparison, console: Console) -> None:
-    table = Table(title=f"{found.fake} against {found.real}", caption=found.protocol.label, title_justify="left")
+    table = Table(
+        title=f"{found.fake} against {found.real}",
+        caption=f"{found.protocol.label}, {found.num_real} real clips",
+        title_justify="left",
+    )
     for column in ("measure", "value", "95 % interval", "N"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for result in found.results:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from inspect import Parameter, signature
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from vidgen.data.batches import to_video
 from vidgen.errors import UserError
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
-from vidgen.evaluation.sources import Source
+from vidgen.evaluation.sources import Pixels, Source, batched_by
 from vidgen.hub import fingerprint
-from vidgen.metrics.horizon import Horizon
+from vidgen.metrics.horizon import Horizon, framewise
 from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
 
@@ -33,6 +35,9 @@ class Comparison:
         real: that of the real ones.
         protocol: by which they were measured.
         results: the figures.
+        num_real: real clips that the figures are of; 0 in what was written before it was kept.
+        num_fake: generated ones, likewise.
+        real_fingerprint: sha256 of all that decides the real clips, likewise empty.
         curves: of measures of frames where a context is given, the figure of each frame after it.
         warnings: what a reader has to know of them, a sentence each.
         skipped: (source, name, reason) of videos that gave no clip.
@@ -42,9 +47,17 @@ class Comparison:
     real: str
     protocol: Protocol
     results: list[Result] = field(default_factory=list)
+    num_real: int = 0
+    num_fake: int = 0
+    real_fingerprint: str = ""
     curves: dict[str, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def setting(self) -> tuple[str, int, int]:
+        """What the figures depend on beside the protocol: only where it is the same do they belong in one column."""
+        return self.real_fingerprint, self.num_real, self.num_fake
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -66,91 +79,173 @@ class Looking:
         device: of the extractor.
         batch_size: clips at once.
         cache: a folder that keeps the features of clips already seen.
+        lpips: the file with the weights of LPIPS's network, or a folder with those of several; empty where torch keeps downloads.
         progress: called with a source's name and the number of its clips seen so far.
     """
 
     device: torch.device
     batch_size: int
     cache: Path
+    lpips: str = ""
     progress: Callable[[str, int], None] = lambda name, done: None
+
+
+def prepared(protocol: Protocol, extractor: Extractor, lpips: str = "") -> tuple[Protocol, dict[str, Any]]:
+    """The protocol with the hashes of all weights, and its measures of pairs, built.
+
+    Raises:
+        UserError: where a measure lacks its weights or cannot be taken by this protocol, or the extractor needs longer clips.
+    """
+    rule, chosen = protocol.data, {name: _options(recipe, lpips) for name, recipe in protocol.metric.measures.items()}
+    pairs = {name: build("metrics", recipe) for name, recipe in chosen.items() if not of_sets(recipe)}
+    if len(pairs) < len(chosen) and rule.frames < extractor.min_frames:
+        raise UserError(
+            f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the "
+            f"protocol's have {rule.frames}: give protocol.data.frames={extractor.min_frames}, or another extractor."
+        )
+    if rule.context:
+        for name, metric in pairs.items():
+            if not framewise(metric):
+                raise UserError(
+                    f"'{name}' has no score for each frame, and protocol.data.context={rule.context} leaves out those that were "
+                    f"given: take {name} out of protocol.metric.measures, or give protocol.data.context=0."
+                )
+        pairs = {name: Horizon(measure=one, context=rule.context, frames=rule.frames) for name, one in pairs.items()}
+    weights = {name: sha256 for name, metric in pairs.items() if (sha256 := _weights(metric))}
+    return protocol.with_extractor(extractor.rule).with_weights(weights), pairs
+
+
+def of_sets(recipe: Mapping[str, Any]) -> bool:
+    """Whether a measure compares two sets of features, and not each clip with its original."""
+    return "extractor" in options(find("metrics", recipe["name"]))
+
+
+def _options(recipe: Mapping[str, Any], lpips: str) -> Mapping[str, Any]:
+    """The recipe of a measure with the file that its network's weights are in."""
+    return {**recipe, "file": lpips} if lpips and "file" in recipe else recipe
+
+
+def _weights(metric: Any) -> str | None:
+    """The sha256 of the file that a measure's network is from; None where it has none."""
+    return getattr(metric.measure if isinstance(metric, Horizon) else metric, "sha256", None)
 
 
 def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor, looking: Looking) -> Comparison:
     """Measures ``fake`` against ``real``.
 
     Raises:
-        UserError: where a source gives no clip, clips are shorter than the extractor can take, or pairs do not pair up.
+        UserError: as :func:`prepared`, and where a source gives no clip or pairs do not pair up.
     """
-    protocol = protocol.with_extractor(extractor.rule)
-    chosen = {name: (recipe, find("metrics", recipe["name"])) for name, recipe in protocol.metric.measures.items()}
-    sets = {name: recipe for name, (recipe, cls) in chosen.items() if "extractor" in options(cls)}
-    pairs = {name: _of_pairs(recipe, protocol).to(looking.device) for name, (recipe, _) in chosen.items() if name not in sets}
-    if sets and protocol.data.frames < extractor.min_frames:
-        raise UserError(
-            f"The extractor {extractor.rule['extractor']} needs clips of {extractor.min_frames} frames or more, and the "
-            f"protocol's have {protocol.data.frames}: give protocol.data.frames={extractor.min_frames}, or another extractor."
-        )
-    found = Comparison(fake=fake.name, real=real.name, protocol=protocol)
-    features = {}
-    if pairs:
-        features = _look_at_pairs(real, fake, pairs, extractor if sets else None, looking)
-    elif sets:
-        features = {source.name: _features(source, extractor, looking) for source in (real, fake)}
+    protocol, pairs = prepared(protocol, extractor, looking.lpips)
+    pairs = {name: metric.to(looking.device) for name, metric in pairs.items()}
+    sets = {name: recipe for name, recipe in protocol.metric.measures.items() if name not in pairs}
+    if any(map(_needs_originals, pairs.values())):
+        seen = _look_at_pairs(real, fake, pairs, extractor if sets else None, looking)
+    else:
+        seen = _look_apart(real, fake, pairs, extractor if sets else None, looking)
+    found = Comparison(
+        fake=fake.name,
+        real=real.name,
+        protocol=protocol,
+        num_real=seen.num_real,
+        num_fake=seen.num_fake,
+        real_fingerprint=real.fingerprint,
+    )
     for source in (real, fake):
         found.skipped += [(source.name, name, reason) for name, reason in source.skipped]
+        found.warnings += source.notes
+    for source, wanted, number in ((real, protocol.data.count, found.num_real), (fake, protocol.data.fake_count, found.num_fake)):
+        if wanted is not None and 0 < number < wanted:
+            found.warnings.append(f"{source.name} gives {number} clips, and the protocol is of {wanted}.")
     for name, metric in pairs.items():
-        found.results.append(_mean(name, metric, protocol))
+        found.results.append(_mean(name, metric, found))
         if isinstance(metric, Horizon):
             found.curves[f"fake/{name}"] = metric.curve().tolist()
     for name, recipe in sets.items():
-        _measure_set(name, recipe, features[real.name], features[fake.name], found)
+        _measure_set(name, recipe, seen.real, seen.fake, found)
     return found
 
 
-def _of_pairs(recipe: Mapping[str, Any], protocol: Protocol) -> Any:
-    """A measure of pairs; where frames are given and not generated, of those after them, with its curve over time."""
-    metric, rule = build("metrics", recipe), protocol.data
-    return Horizon(measure=metric, context=rule.context, frames=rule.frames) if rule.context else metric
+@dataclass(kw_only=True)
+class Seen:
+    """The features of the clips of both sides, (N, d) float32, empty where no measure asks for them; and how many clips."""
+
+    real: Tensor
+    fake: Tensor
+    num_real: int
+    num_fake: int
 
 
-def _look_at_pairs(
-    real: Source, fake: Source, pairs: Mapping[str, Any], extractor: Extractor | None, looking: Looking
-) -> dict[str, Tensor]:
-    """Shows every clip with its original to the measures of pairs, and both to the extractor."""
-    seen: dict[str, list[Tensor]] = {real.name: [], fake.name: []}
+def _needs_originals(metric: Any) -> bool:
+    """Whether a measure of videos holds each against another one."""
+    return signature(metric.update).parameters["real"].default is Parameter.empty
+
+
+def _look_apart(real: Source, fake: Source, alone: Mapping[str, Any], extractor: Extractor | None, looking: Looking) -> Seen:
+    """Shows the clips of both to the extractor, and the generated ones to measures that need no original."""
+    reals = _features(real, extractor, looking) if extractor else torch.empty(0)
+    fakes = _features(fake, extractor, looking) if extractor else torch.empty(0)
     done = 0
-    ours, theirs = fake.batches(looking.batch_size), real.batches(looking.batch_size)
-    for (names, fakes), (originals, reals) in _together(ours, theirs, fake.name, real.name):
-        if fakes.shape != reals.shape:
-            raise UserError(
-                f"{names[0]} of {fake.name} is {fakes.shape[1:4]} and its original {originals[0]} is {reals.shape[1:4]}: pairs "
-                "have one size; give protocol.data.height and protocol.data.width."
-            )
-        videos = {fake.name: _on(fakes, looking), real.name: _on(reals, looking)}
-        for metric in pairs.values():
-            metric.update(videos[fake.name], real=videos[real.name])
-        if extractor is not None:
-            for name, video in videos.items():
-                seen[name].append(_extracted(extractor, video))
-        done += len(fakes)
+    for names, clips in fake.batches(looking.batch_size) if alone else ():
+        for metric in alone.values():
+            metric.update(_on(clips, looking))
+        done += len(names)
         looking.progress(fake.name, done)
-    return {name: torch.cat(parts) for name, parts in seen.items() if parts}
+    return Seen(real=reals, fake=fakes, num_real=len(reals), num_fake=len(fakes) or done)
 
 
-def _together(ours: Iterator[Any], theirs: Iterator[Any], fake: str, real: str) -> Iterator[tuple[Any, Any]]:
-    """Batches side by side. Raises UserError where one source has more clips than the other."""
-    for mine in ours:
-        other = next(theirs, None)
-        if other is None or len(other[0]) != len(mine[0]):
-            break
-        yield mine, other
-    else:
-        if next(theirs, None) is None:
-            return
-    raise UserError(
-        f"{fake} and {real} have different numbers of clips, and measures of pairs need an original for each: give sources of "
-        "equal numbers, in the same order, or a protocol without psnr, ssim and the like."
-    )
+def _look_at_pairs(real: Source, fake: Source, pairs: Mapping[str, Any], extractor: Extractor | None, looking: Looking) -> Seen:
+    """Shows every clip with its original to the measures of pairs, and both to the extractor."""
+    features: dict[str, list[Tensor]] = {"real": [], "fake": []}
+    done = 0
+    for batch in batched_by(_together(real, fake), looking.batch_size, lambda pair: pair[0].shape):
+        number = len(batch)
+        originals, fakes = (_on(np.stack(clips), looking) for clips in zip(*batch, strict=True))
+        del batch  # so that no more than one is held while the next is gathered
+        for metric in pairs.values():
+            metric.update(fakes, real=originals)
+        if extractor is not None:
+            features["real"].append(_extracted(extractor, originals))
+            features["fake"].append(_extracted(extractor, fakes))
+        done += number
+        looking.progress(fake.name, done)
+    joined = {role: torch.cat(parts) if parts else torch.empty(0) for role, parts in features.items()}
+    return Seen(real=joined["real"], fake=joined["fake"], num_real=done, num_fake=done)
+
+
+def _together(real: Source, fake: Source) -> Iterator[tuple[Pixels, Pixels]]:
+    """Originals with the clips of their names.
+
+    Raises:
+        UserError: where one source has more clips than the other, or clips of other names or another size.
+    """
+    for original, mine in zip_longest(real.checked(), fake.checked()):
+        if original is None or mine is None:
+            raise UserError(
+                f"{fake.name} and {real.name} have different numbers of clips, and measures of pairs need an original for each: "
+                f"give sources of equal numbers, or a protocol without psnr, ssim and the like.{_left_out(real, fake)}"
+            )
+        if original[0] != mine[0]:
+            raise UserError(
+                f"'{mine[0]}' of {fake.name} comes where '{original[0]}' of {real.name} does, and measures of pairs go by names, "
+                "without extensions and the folders that all lie in: call each video as its original, or give a protocol without "
+                f"psnr, ssim and the like.{_left_out(real, fake)}"
+            )
+        if original[1].shape != mine[1].shape:
+            raise UserError(
+                f"{mine[0]} of {fake.name} is {mine[1].shape[:3]} and its original of {real.name} is {original[1].shape[:3]}: "
+                "pairs have one size; give protocol.data.height and protocol.data.width."
+            )
+        yield original[1], mine[1]
+
+
+def _left_out(real: Source, fake: Source) -> str:
+    """What a source has left out so far, for whoever wonders why the other one's has no partner."""
+    for source in (real, fake):
+        if source.skipped:
+            name, reason = source.skipped[0]
+            return f" Left out of {source.name}: {name}, {reason}."
+    return ""
 
 
 def _features(source: Source, extractor: Extractor, looking: Looking) -> Tensor:
@@ -186,10 +281,15 @@ def _extracted(extractor: Extractor, video: Tensor) -> Tensor:
     return features.float().cpu()
 
 
-def _mean(name: str, metric: Any, protocol: Protocol) -> Result:
+def _mean(name: str, metric: Any, found: Comparison) -> Result:
     interval = metric.interval() if hasattr(metric, "interval") else None
     count = int(metric.clips.max())
-    return Result(name=f"fake/{name}", value=float(metric.compute()), n=count, protocol=protocol.label, interval=interval)
+    return Result(name=f"fake/{name}", value=float(metric.compute()), n=count, protocol=_words(found), interval=interval)
+
+
+def _words(found: Comparison) -> str:
+    """How a figure was measured: by which protocol, and against how many clips."""
+    return f"{found.protocol.label}, {found.num_real} real clips"
 
 
 def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tensor, found: Comparison) -> None:
@@ -205,7 +305,7 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
 
     def add(suffix: str, value: float, error: float | None = None) -> None:
         interval = None if error is None else (value - CONFIDENCE * error, value + CONFIDENCE * error)
-        found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=protocol.label, interval=interval))
+        found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=_words(found), interval=interval))
 
     if protocol.metric.chunk and name == "frechet":
         size = protocol.metric.chunk

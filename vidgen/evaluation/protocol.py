@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from vidgen.config import load
 from vidgen.errors import UserError, did_you_mean
 
-CLIPS = ("first", "center", "random", "all")
+SPLITS = ("train", "val", "test")
+CLIPS = ("first", "center", "random", "repeated", "all", "every", "whole")
 CROPS = ("center", "squash")
 
 
@@ -27,16 +29,18 @@ class DataRule:
     Attributes:
         reference: the real clips in words, for people: "UCF-101, train and test together".
         split: the part of a data set that the real clips are of; "all" where it is not split.
-        frames: T of a clip.
+        frames: T of a clip; of "whole" videos at most.
         height: H in pixels; None leaves sizes as they are.
         width: W in pixels.
         crop: "center" cuts out the largest centred part of the shape H x W before resizing; "squash" resizes the whole.
         fps: frames a second that files are converted to, by time stamps; None keeps each file's own.
         stride: a real clip takes every such frame.
         fake_stride: likewise a generated one.
-        clip: of each video the "first" frames, those in the "center", a start drawn at "random" from (seed, name), or "all" clips
-            one after another without overlap. Shorter videos are left out and counted.
-        count: real clips at most; None takes all.
+        clip: of each video the "first" frames, those in the "center", a start drawn at "random" from (seed, name), the same
+            "repeated" where more real clips are wanted than there are videos, each time at another start, "all" clips one after
+            another without overlap, "every" one that there is, at each frame a start, or the "whole". Shorter videos are left
+            out and counted.
+        count: real clips at most, of videos drawn by (seed, name); None takes all, or of a run as many as it measures itself.
         fake_count: likewise of generated ones.
         context: frames at the beginning of generated clips that were given and not generated; they count as the others.
         seed: of random clips, and of the samples that a run draws.
@@ -58,16 +62,30 @@ class DataRule:
     seed: int
 
     def __post_init__(self) -> None:
-        for option, value, words in (("clip", self.clip, CLIPS), ("crop", self.crop, CROPS)):
+        for option, words in (("clip", CLIPS), ("crop", CROPS), ("split", ("all", *SPLITS))):
+            value = getattr(self, option)
             if value not in words:
                 raise UserError(
                     f"protocol.data.{option} is one of {', '.join(words)}, and {value} is not.{did_you_mean(value, words)}"
                 )
-        for option in ("frames", "stride", "fake_stride"):
-            if getattr(self, option) < 1:
-                raise UserError(f"protocol.data.{option}={getattr(self, option)} makes no clip: give a whole number from 1 on.")
+        for option in ("frames", "stride", "fake_stride", "count", "fake_count", "height", "width"):
+            if (value := getattr(self, option)) is not None and value < 1:
+                raise UserError(f"protocol.data.{option}={value} makes no clip: give a whole number from 1 on.")
         if (self.height is None) != (self.width is None):
             raise UserError("protocol.data.height and protocol.data.width go together: give both, or null for both.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise UserError(
+                f"protocol.data.fps={self.fps:g} is no frame rate: give frames a second, or null for each file's own."
+            )
+        if not 0 <= self.context < self.frames:
+            raise UserError(
+                f"protocol.data.context={self.context} of protocol.data.frames={self.frames} leaves no frame that was generated: "
+                f"give a whole number from 0 to {self.frames - 1}."
+            )
+        if self.context and self.clip == "whole":
+            raise UserError("protocol.data.context needs clips of one length: give another protocol.data.clip than whole.")
+        if self.clip == "repeated" and self.count is None:
+            raise UserError("protocol.data.clip=repeated goes on until there are enough: give protocol.data.count.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +104,16 @@ class MetricRule:
     extractor: str | Mapping[str, Any]
     ddof: int
     chunk: int | None
+
+    def __post_init__(self) -> None:
+        if not self.measures:
+            raise UserError("protocol.metric.measures names none: give some, such as [frechet,kvd,prdc].")
+        if self.ddof not in (0, 1):
+            raise UserError(f"protocol.metric.ddof={self.ddof} is no divisor N - ddof that is in use: give 0 or 1.")
+        if self.chunk is not None and self.chunk < 2:
+            raise UserError(
+                f"protocol.metric.chunk={self.chunk} has no covariance: give 2 clips or more, or null for all at once."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +145,13 @@ class Protocol:
     def with_extractor(self, rule: Mapping[str, Any]) -> Protocol:
         """The same with what the extractor, now that it is built, says of itself."""
         return replace(self, metric=replace(self.metric, extractor=dict(rule)))
+
+    def with_weights(self, found: Mapping[str, str]) -> Protocol:
+        """The same with the sha256 of the weights of those measures that have a file of their own, in its place."""
+        measures = {
+            name: {**recipe, "file": found[name]} if name in found else recipe for name, recipe in self.metric.measures.items()
+        }
+        return replace(self, metric=replace(self.metric, measures=measures))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with name and hash."""

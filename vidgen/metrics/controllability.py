@@ -32,6 +32,7 @@ class Controllability(FrameMean):
     """
 
     unit = "dB"
+    framewise = False
     higher_is_better = True
 
     def __init__(self, *, frame: int = 4) -> None:

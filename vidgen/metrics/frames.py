@@ -39,9 +39,13 @@ class FrameMean(Metric):
 
     Args:
         convention: how the score is taken, in a few words.
+
+    Attributes:
+        framewise: whether there is a score for each frame, and not for a clip or for neighbouring frames.
     """
 
     unit = ""
+    framewise = True
     is_differentiable = False
     full_state_update = False
 

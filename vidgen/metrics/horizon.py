@@ -40,8 +40,8 @@ class Horizon(Metric):
         super().__init__()
         if not 0 <= context < frames:
             raise UserError(f"A horizon needs frames after the context: context={context} of frames={frames} leaves none.")
-        if getattr(measure, "over", "frame") != "frame":
-            raise UserError("A horizon is a curve of scores of single frames: build its PSNR with over=frame.")
+        if not framewise(measure):
+            raise UserError(f"A horizon is a curve of scores of single frames, and {type(measure).__name__} has none here.")
         self.measure, self.context, self.length = measure, context, frames
         self.convention = f"frames from {context} on of {frames}; {measure.convention}"
         for name in ("clips", "total", "total_squared"):
@@ -96,6 +96,11 @@ class Horizon(Metric):
             "low": [end if math.isfinite(end) else None for end in (mean - half).tolist()],
             "high": [end if math.isfinite(end) else None for end in (mean + half).tolist()],
         }
+
+
+def framewise(measure: Any) -> bool:
+    """Whether a measure has a score for each frame, of which there is a curve over time."""
+    return isinstance(measure, FrameMean) and measure.framewise
 
 
 def horizon(video: Tensor, reference: Tensor, *, measure: FrameMean, context: int) -> Tensor:

@@ -45,6 +45,7 @@ class MotionConsistency(FrameMean):
     """
 
     unit = "%"
+    framewise = False
     higher_is_better = True
 
     def __init__(self, *, flow: str = "blocks") -> None:

@@ -34,6 +34,7 @@ class MotionMagnitude(FrameMean):
     """
 
     unit = "px"
+    framewise = False
     higher_is_better = None
 
     def __init__(self, *, flow: str = "blocks") -> None:

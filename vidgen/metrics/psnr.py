@@ -52,6 +52,7 @@ class PSNR(FrameMean):
         pixels = pixels_convention(color, eight_bit)
         super().__init__(f"{OVER[over]}, {pixels}" if eight_bit else f"{OVER[over]}, {pixels}, float in [-1, 1]")
         self.over, self.color, self.eight_bit = over, color, eight_bit
+        self.framewise = over == "frame"
         self.add_state("capped", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def scores(self, video: Tensor, real: Tensor) -> Tensor:

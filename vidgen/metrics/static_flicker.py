@@ -40,6 +40,7 @@ class StaticFlicker(FrameMean):
     """
 
     unit = "levels"
+    framewise = False
     higher_is_better = False
 
     share: Tensor

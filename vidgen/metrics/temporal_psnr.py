@@ -28,6 +28,7 @@ class TemporalPSNR(FrameMean):
     """Mean PSNR of the differences of neighbouring frames, in dB."""
 
     unit = "dB"
+    framewise = False
     higher_is_better = True
 
     def __init__(self) -> None:

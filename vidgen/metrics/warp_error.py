@@ -43,6 +43,7 @@ class WarpError(FrameMean):
         UserError: on an unknown flow, or one whose package is not installed.
     """
 
+    framewise = False
     higher_is_better = False
 
     def __init__(self, *, flow: str = "blocks") -> None:
