@@ -20,7 +20,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from vidgen import hub, names, registry, runs
+from vidgen import hub, registry, runs
 from vidgen.cli import main
 from vidgen.routes import fitted
 from vidgen.training import loop
