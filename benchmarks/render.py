@@ -76,6 +76,8 @@ SHOWN = (
     "samples/law_residual",
     "samples/motion_fd",
     "samples/nearest_psnr",
+    "generator/parameters",
+    "generator/sample_flops",
 )
 """The columns of the short table, where any run has them."""
 

@@ -365,6 +365,9 @@ def _differences(suite: Suite, found: Sequence[Entry], baselines: Sequence[Entry
     for said, of_origin in CONDITIONS.items():
         _unusual(ran, "seeds", said, lambda entry, of=of_origin: [of(origin) for origin in entry.origins.values()], mark)
     for entry in ran:
+        dirty = [seed for seed, origin in entry.origins.items() if (origin.commit or "").endswith("-dirty")]
+        if dirty:
+            mark(entry, "seeds", "of a checkout with changes that no commit has: its code cannot be had again")
         if len({origin.config for origin in entry.origins.values()}) > 1:
             mark(entry, "seeds", "the seeds are of several recipes: a default has changed between them")
         for column in columns:

@@ -22,6 +22,7 @@ import suite as suites
 import torch
 import work
 import yaml
+from collect import fingerprint
 from footage import write
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -225,6 +226,37 @@ def test_a_suite_runs_and_is_done(make_suite: Make, tmp_path: Path) -> None:
     assert run.run([job], []) == {"lfq-dit-1": 0}
     assert suite.results.read_text() == before
     assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
+
+
+def test_hydras_launcher_does_jobs_side_by_side(make_suite: Make, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Each in a process of its own, their figures in one file; the runs are finished, and have only to be kept."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    suite = make_suite(sheets=False)
+    runs = [make_run(name, generator={"depth": depth}) for depth, name in enumerate(("first", "second"), start=1)]
+    configs = [fingerprint(yaml.safe_load((folder / "config.yaml").read_text())) for folder in runs]
+    jobs = [
+        run.Job(
+            name=folder.name,
+            words=(),
+            again=(),
+            trained=config,
+            config=config,
+            seed=0,
+            root=tmp_path / "runs",
+            logs=tmp_path / "logs",
+            kept=suite.results,
+            sheets=False,
+            flops={"generator": 2.0},
+            seconds=1.0,
+            threads=1,
+            until=None,
+        )
+        for folder, config in zip(runs, configs, strict=True)
+    ]
+    assert run.launch(jobs, ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]) == [0, 0]
+    found = records.read(suite.results)
+    assert {(record.origin.run, record.origin.config) for record in found} == set(zip(("first", "second"), configs, strict=True))
+    assert len(found) == 2 * len({record.row.name for record in found})
 
 
 @pytest.mark.slow

@@ -206,6 +206,7 @@ def test_where_all_is_equal_nothing_is_marked() -> None:
             "Seeds",
             "run on A GPU with A processor (2 cores) (most: A processor (2 cores))",
         ),
+        ({"commit": "0123456789ab-dirty"}, {}, "Seeds", "of a checkout with changes that no commit has"),
         ({"data": "folder"}, {}, "Seeds", "data folder (most: worlds)"),
         ({"config": "another"}, {}, "Seeds", "the seeds are of several recipes: a default has changed between them"),
         ({}, {"step": 900}, "Generator", "900 steps (most: 1,200)"),
