@@ -13,12 +13,12 @@ from torch.multiprocessing import spawn
 from torchmetrics import MetricCollection
 
 from vidgen.errors import UserError
-from vidgen.metrics.features import Estimate
-from vidgen.metrics.frechet import BLOCKS, Frechet, frechet, frechet_from_features, frechet_from_stats
+from vidgen.metrics.features import BLOCKS, Estimate, dealt
+from vidgen.metrics.frechet import Frechet, frechet, frechet_from_features, frechet_from_stats
 from vidgen.metrics.kvd import KVD
 from vidgen.metrics.prdc import PRDC
 from vidgen.metrics.psnr import PSNR
-from vidgen.metrics.statistics import FeatureStats
+from vidgen.metrics.statistics import FeatureStats, not_padding
 
 
 def draw(n: int, d: int, *, seed: int = 0, mean: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -205,11 +205,9 @@ def test_they_are_so_at_full_size() -> None:
 @pytest.mark.parametrize(("n", "m", "d"), [(90, 130, 12), (90, 50, 60), (50, 90, 60), (45, 50, 200)])
 def test_the_error_is_that_of_leaving_out_blocks_by_hand(n: int, m: int, d: int) -> None:
     """Whichever side is the smaller, and whether or not the features are fewer than the clips."""
-    from vidgen.metrics import frechet as module
-
     sets = draw(n, d, seed=1), 1.2 * draw(m, d, seed=2) + 0.1
-    dealt = [module._dealt(rows) for rows in sets]
-    for sizes in map(torch.bincount, dealt):
+    places = [dealt(rows) for rows in sets]
+    for sizes in map(torch.bincount, places):
         assert len(sizes) == BLOCKS
         assert sizes.max() - sizes.min() <= 1
     variance = [0.0, 0.0]
@@ -217,8 +215,8 @@ def test_the_error_is_that_of_leaving_out_blocks_by_hand(n: int, m: int, d: int)
         values = [[], []]
         for block in range(BLOCKS):
             keep = [torch.ones(len(rows), dtype=torch.bool) for rows in sets]
-            keep[side] = dealt[side] != block
-            half = [[(blocks % 2 == parity) & kept for blocks, kept in zip(dealt, keep, strict=True)] for parity in (0, 1)]
+            keep[side] = places[side] != block
+            half = [[(blocks % 2 == parity) & kept for blocks, kept in zip(places, keep, strict=True)] for parity in (0, 1)]
             whole = float(frechet_from_features(*(rows[kept] for rows, kept in zip(sets, keep, strict=True))))
             halves = [float(frechet_from_features(*(rows[kept] for rows, kept in zip(sets, part, strict=True)))) for part in half]
             values[0].append(whole)
@@ -231,10 +229,8 @@ def test_the_error_is_that_of_leaving_out_blocks_by_hand(n: int, m: int, d: int)
 
 
 def test_the_limit_is_read_off_the_line_through_whole_and_halves() -> None:
-    from vidgen.metrics import frechet as module
-
     a, b = two_gaussians(200, 8, 0, 0.5)
-    parts = [frechet_from_features(a[module._dealt(a) % 2 == half], b[module._dealt(b) % 2 == half]) for half in (0, 1)]
+    parts = [frechet_from_features(a[dealt(a) % 2 == half], b[dealt(b) % 2 == half]) for half in (0, 1)]
     slope, intercept = np.polyfit([1 / 200, 2 / 200], [float(frechet_from_features(a, b)), float(sum(parts)) / 2], 1)
     assert frechet(a, b).extrapolated == pytest.approx(intercept, rel=1e-9)
     assert slope > 0
@@ -413,6 +409,19 @@ def test_a_collection_takes_pairs_and_sets_and_extracts_once() -> None:
     assert float(collection.compute()["frechet"]) > 0
 
 
+@pytest.mark.parametrize("keep_features", [True, False])
+def test_what_a_sampler_repeats_does_not_count(keep_features: bool) -> None:
+    a, b = pair(91, 6)
+    metric = Frechet(keep_features=keep_features)
+    for first in range(0, 100, 10):  # of 91 clips 10 batches, the last of which repeats nine
+        padded = [torch.cat((rows[first : first + 10], rows[:10]))[:10] for rows in (a, b[:91])]
+        metric.update(padded[0], real=padded[1], valid=not_padding(10, first=first, total=91))
+    assert float(metric.compute()) == pytest.approx(float(frechet_from_features(a, b[:91])), rel=1e-9)
+    assert (metric.estimate().num_generated, metric.estimate().num_real) == (91, 91)
+    metric.update(a[:5], valid=torch.zeros(5, dtype=torch.bool))
+    assert metric.estimate().num_generated == 91
+
+
 # Processes ------------------------------------------------------------------------------------------------------------------
 
 RANKS = 2
@@ -433,7 +442,7 @@ def work(rank: int, folder: str) -> None:
     reduce = distributed.all_reduce
     distributed.all_reduce = lambda x, *rest, **named: (calls.append(x.numel()), reduce(x, *rest, **named))
     for one in (summed, empty, lopsided):
-        one.all_reduce()
+        one.all_reduce(6)
     results = {"stats": summed.packed(), "lopsided": lopsided.packed(), "empty": empty.n, "calls": calls[:]}
     for keep_features in (True, False):
         metric = Frechet(keep_features=keep_features)
@@ -443,7 +452,7 @@ def work(rank: int, folder: str) -> None:
             metric.update(None, b)
         results[keep_features] = (metric.compute(), metric.estimate(), metric.compute())
     try:
-        stats(a[:, : 5 + rank]).all_reduce()
+        stats(a[:, : 5 + rank]).all_reduce(6)
     except UserError as error:
         results["sentence"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
@@ -459,7 +468,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         torch.testing.assert_close(found["stats"], stats(a).packed(), rtol=1e-12, atol=1e-10)
         torch.testing.assert_close(found["lopsided"], stats(b).packed(), rtol=1e-12, atol=1e-10)
         assert found["empty"] == 0
-        assert found["calls"] == [2, RANKS * 7 + 36, 2, 2, RANKS * 7 + 36]  # the dimension, and then all at once
+        assert found["calls"] == [RANKS * 7 + 36] * 3  # all at once
         for keep_features in (True, False):
             value, estimate, again = found[keep_features]
             assert float(value) == float(again) == pytest.approx(expected.value, rel=1e-9)
@@ -467,4 +476,4 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             assert estimate.value == pytest.approx(expected.value, rel=1e-9)
         assert found[True][1].standard_error == pytest.approx(expected.standard_error, rel=1e-6)
         assert found[True][1].extrapolated == pytest.approx(expected.extrapolated, rel=1e-6)
-        assert found["sentence"].startswith("Some processes have features of 5 numbers and others of 6")
+        assert found["sentence"].startswith("Some processes have no features of 6 numbers but others")

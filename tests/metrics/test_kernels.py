@@ -134,3 +134,14 @@ def test_bad_input_is_refused(name: str) -> None:
         ours(x, y * torch.nan)
     with pytest.raises(UserError, match="No generated clips were given"):
         cls().compute()
+
+
+@pytest.mark.parametrize(("name", "what"), [("kvd", "chance; see its error"), ("jedi", "bias; compare at equal numbers")])
+def test_small_sets_are_told(name: str, what: str) -> None:
+    ours, _, _ = CASES[name]
+    few = ours(draw(40, 60), draw(2048, 60, seed=1)).warnings
+    assert few == (
+        "40 generated clips do not span 60 features: in what they all have in common nothing is compared.",
+        f"40 generated clips are fewer than 2048: much of the figure is {what}.",
+    )
+    assert ours(draw(2048, 6), draw(2048, 6, seed=1)).warnings == ()

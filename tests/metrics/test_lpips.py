@@ -7,9 +7,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from vidgen.cli import main
+from vidgen.cli.between import read_results
+from vidgen.data.batches import to_video
 from vidgen.errors import UserError
 from vidgen.losses import perceptual
 from vidgen.metrics.lpips import LPIPS, lpips
@@ -72,6 +76,40 @@ def test_absent_weights_are_one_sentence(net: str, file: str) -> None:
         LPIPS(net=net, file="nowhere.pth")
     digits = file.removesuffix(".pth").rpartition("-")[2]
     assert str(error.value) == (
-        f"lpips with net={net} needs torchvision's {file}, and there is no file 'nowhere.pth': set the metric's option file to "
-        f"its path. It comes from https://download.pytorch.org/models/{file}, and its sha256 begins with {digits}."
+        f"lpips with net={net} needs torchvision's {file}, and there is no file 'nowhere.pth': set lpips=FILE of 'vidgen "
+        f"eval', in Python file=, to its path. It comes from https://download.pytorch.org/models/{file}, and its sha256 begins "
+        f"with {digits}. Without it there is no LPIPS; leave lpips_{net} out for the other measures."
     )
+
+
+@needs_torchvision
+def test_a_folder_may_hold_the_files_of_several_nets(weights: Any) -> None:
+    path, _ = weights("squeeze")
+    path.rename(path.parent / perceptual.NETS["squeeze"][1])
+    assert LPIPS(net="squeeze", file=str(path.parent)).sha256.startswith(perceptual.NETS["squeeze"][1][-12:-4])
+    with pytest.raises(UserError, match=r"needs torchvision's alexnet-.*, and there is no file"):
+        LPIPS(net="alex", file=str(path.parent))
+
+
+@needs_torchvision
+def test_on_the_command_line_the_file_is_lpips_and_its_hash_is_the_protocols(
+    weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = weights("squeeze")
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("real", "fake")):
+        np.save(f"{name}.npy", np.random.default_rng(seed).integers(0, 256, (2, 2, 32, 32, 3), dtype=np.uint8))
+    measures = ["protocol.data.frames=2", "protocol.metric.measures=[lpips_squeeze]", "out=found"]
+    assert main(["eval", "real=real.npy", "fake=fake.npy", *measures, f"lpips={path}"]) == 0
+    (found,) = read_results(tmp_path / "found")
+    metric = LPIPS(net="squeeze", file=str(path))
+    videos = (to_video(torch.from_numpy(np.load(f"{name}.npy"))) for name in ("fake", "real"))
+    assert found.results[0].value == pytest.approx(lpips(*videos, metric.network).mean().item(), rel=1e-5)
+    recipe = found.protocol.metric.measures["lpips_squeeze"]
+    assert recipe["file"] == metric.sha256
+    assert str(path) not in (tmp_path / "found" / "results.json").read_text()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert main(["eval", "real=real.npy", "fake=fake.npy", *measures]) == 2
+    said = capsys.readouterr().err
+    assert f"and there is none in {tmp_path / 'torch' / 'hub' / 'checkpoints'}: set lpips=FILE" in said
+    assert "leave lpips_squeeze out for the other measures" in said

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidgen.errors import UserError
 from vidgen.metrics import neighbours
 from vidgen.metrics.memorisation import Memorisation, memorisation
-from vidgen.metrics.prdc import PRDC, prdc
+from vidgen.metrics.prdc import PRDC, estimates, prdc
 
 
 def draw(n: int, d: int = 5, *, seed: int = 0) -> Tensor:
@@ -50,6 +50,32 @@ def test_prdc_equals_brute_force(k: int) -> None:
     expected = prdc_by_hand(generated, real, k)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, rel=1e-12)
     assert len(set(expected.values())) == 4  # all differ, so none can stand for another
+
+
+def test_the_errors_of_prdc_are_near_the_spread_over_fresh_draws_and_on_the_safe_side() -> None:
+    if neighbours.TILE < 2**22:
+        pytest.skip("the distances are the same whatever the tiles, and this takes many")
+
+    def drawn(seed: int) -> tuple[Tensor, Tensor]:
+        return 0.9 * draw(160, seed=2 * seed) + 0.2, draw(200, seed=2 * seed + 1)
+
+    fresh = [prdc(*drawn(seed)) for seed in range(60)]
+    told = [estimates(*drawn(100 + seed)) for seed in range(3)]
+    for name in fresh[0]:
+        spread = float(torch.stack([one[name] for one in fresh]).std())
+        error = float(np.mean([one[name].standard_error for one in told]))
+        assert 0.8 < error / spread < 2.5, name
+        assert told[0][name].value == pytest.approx(float(prdc(*drawn(100))[name]))
+    assert (told[0]["recall"].num_generated, told[0]["recall"].num_real) == (160, 200)
+    assert any("160 generated clips are fewer than 2048: the figures change" in warning for warning in told[0]["recall"].warnings)
+
+
+def test_few_clips_have_no_error_of_prdc() -> None:
+    found = estimates(draw(39, seed=1), draw(50, seed=2))
+    assert all(one.standard_error is None for one in found.values())
+    metric = PRDC()
+    metric.update(draw(39, seed=1), draw(50, seed=2))
+    assert metric.estimate() == estimates(draw(39, seed=1).double(), draw(50, seed=2).double())
 
 
 def test_prdc_far_from_the_origin_is_the_same() -> None:

@@ -317,11 +317,13 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
         return
     metric = measured(real, fake)
     if hasattr(metric, "estimate"):
-        estimate = metric.estimate()
-        add(name, estimate.value, getattr(estimate, "standard_error", None))
-        if getattr(estimate, "extrapolated", None) is not None:
-            add(f"{name}_extrapolated", estimate.extrapolated, estimate.extrapolated_error)
-        found.warnings += [f"{name}: {warning}" for warning in estimate.warnings]
+        estimates = metric.estimate()
+        estimates = estimates if isinstance(estimates, Mapping) else {name: estimates}
+        for suffix, estimate in estimates.items():
+            add(suffix, estimate.value, getattr(estimate, "standard_error", None))
+            if getattr(estimate, "extrapolated", None) is not None:
+                add(f"{suffix}_extrapolated", estimate.extrapolated, estimate.extrapolated_error)
+        found.warnings += dict.fromkeys(f"{name}: {warning}" for one in estimates.values() for warning in one.warnings)
         return
     value = metric.compute()
     for suffix, one in value.items() if isinstance(value, Mapping) else [(name, value)]:

@@ -19,6 +19,9 @@ from vidgen.metrics.statistics import check_features
 ENOUGH = 2048
 """Clips below which a set is called small: most published distances are of so many."""
 
+BLOCKS = 20
+"""What the jackknife leaves out, one after another, of each set: with so many the error itself is known to about a tenth."""
+
 ONE = "take all of them with one extractor"
 
 
@@ -69,21 +72,29 @@ class FeatureSets(Metric):
         for name in ("generated", "real"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, video: Tensor | None, real: Tensor | None = None) -> None:
+    def update(self, video: Tensor | None, real: Tensor | None = None, valid: Tensor | None = None) -> None:
         """Take in generated clips ``video``, ``real`` ones, or both, as videos (B, C, T, H, W) in [-1, 1]; they are no pairs.
+
+        ``valid`` (B,) says which clips of a batch count, of both kinds; all where it is left out. What a sampler repeats to give
+        all processes equally many does not: :func:`vidgen.metrics.statistics.not_padding`.
 
         Raises:
             UserError: where there are neither, a clip is too short for the extractor, or features are not finite or not of the
                 dimension of those before.
         """
-        self.take({"generated": video, "real": real})
+        given = {"generated": video, "real": real}
+        if valid is not None:
+            given = {name: None if clips is None else clips[valid.to(clips.device)] for name, clips in given.items()}
+        self.take(given)
 
     def take(self, given: dict[str, Tensor | None]) -> None:
         """Add the features of clips to the states that are named."""
         # All are made before any is kept, so that a refused batch leaves nothing behind.
-        made = {name: self.features(clips) for name, clips in given.items() if clips is not None}
-        if not made:
+        if all(clips is None for clips in given.values()):
             raise UserError("There are neither generated nor real clips to take in: give at least one of the two.")
+        made = {name: self.features(clips) for name, clips in given.items() if clips is not None and len(clips)}
+        if not made:
+            return
         dims = {features.shape[1] for features in made.values()} | ({self.dim} if self.dim else set())
         if len(dims) > 1:
             raise UserError(f"Features of {' and of '.join(map(str, sorted(dims)))} numbers cannot be compared: {ONE}.")
@@ -153,6 +164,33 @@ def check_sets(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Ten
     if generated.shape[1] != real.shape[1]:
         raise UserError(f"Generated features have {generated.shape[1]} numbers and real ones {real.shape[1]}: {ONE}.")
     return generated.double(), real.to(generated.device, torch.float64)
+
+
+def small_sets(num_generated: int, num_real: int, dim: int, *, few: str, flat: str) -> tuple[str, ...]:
+    """Warnings for sets that are small: what that means of fewer clips than usual, and of no more than there are features."""
+    said = []
+    for number, what in ((num_generated, "generated"), (num_real, "real")):
+        if number <= dim:
+            said.append(f"{number} {what} clips do not span {dim} features: {flat}.")
+        if number < ENOUGH:
+            said.append(f"{number} {what} clips are fewer than {ENOUGH}: {few}.")
+    return tuple(said)
+
+
+def dealt(rows: Tensor) -> Tensor:
+    """A block for each row, (N,), of equal sizes but for one row: by a hash of its bits, wherever it stands.
+
+    Not by what a row is like: blocks that are all alike would say that there is no error. So rows are taken to be independent;
+    where several are predictions of one context, the error that blocks tell is too small.
+    """
+    weights = torch.randint(-(2**63), 2**63 - 1, rows.shape[1:], generator=torch.Generator().manual_seed(0)).to(rows.device)
+    order = (rows.contiguous().view(torch.long) * weights).sum(dim=1).argsort()
+    return torch.empty_like(order).scatter_(0, order, torch.arange(len(rows), device=rows.device) % BLOCKS)
+
+
+def jackknife_variance(without: Tensor) -> float:
+    """The jackknife's variance of a figure, of its values without each of the blocks."""
+    return float((len(without) - 1) * without.var(correction=0))
 
 
 def gathered(rows: Tensor, group: Any = None) -> list[Tensor]:

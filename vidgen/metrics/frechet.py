@@ -26,11 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from vidgen.errors import UserError
-from vidgen.metrics.features import ENOUGH, ONE, Estimate, FeatureSets, check_sets, rows_of
+from vidgen.metrics.features import (
+    BLOCKS,
+    ONE,
+    Estimate,
+    FeatureSets,
+    check_sets,
+    dealt,
+    jackknife_variance,
+    rows_of,
+    small_sets,
+)
 from vidgen.metrics.statistics import FeatureStats
-
-BLOCKS = 20
-"""What the jackknife leaves out, one after another, of each set: with so many the error itself is known to about a tenth."""
 
 EPSILON = torch.finfo(torch.float64).eps
 PRECISE = 1e-10
@@ -75,7 +82,8 @@ def frechet(generated: Tensor, real: Tensor, *, ddof: int = 1) -> Estimate:
     The errors are the block jackknife's: each of :data:`BLOCKS` parts of either set is left out in turn, and the variances that
     the two sets bring are added. They are on the safe side (Efron & Stein 1981), the more so the more of the value is bias. (A
     bootstrap is no way out: rows drawn twice make sets smaller than they are and the distance larger.) Which row is in which
-    block is drawn from what the rows hold, so their order makes no difference.
+    block is drawn from what the rows hold, so their order makes no difference. Rows are taken to be independent: of a hundred
+    samples of each context (``bair-prediction``) the error that is the generated side's comes out too small.
 
     Raises:
         UserError: as :func:`frechet_from_features`.
@@ -253,37 +261,22 @@ class _Jackknife:
 
 def _jackknife(generated: Tensor, real: Tensor, ddof: int) -> _Jackknife:
     # The even blocks make one half and the odd ones the other.
-    sets, dealt = (generated, real), (_dealt(generated), _dealt(real))
+    sets, places = (generated, real), (dealt(generated), dealt(real))
     parts = [
-        [(rows[blocks % 2 == half], blocks[blocks % 2 == half] // 2) for rows, blocks in zip(sets, dealt, strict=True)]
+        [(rows[blocks % 2 == half], blocks[blocks % 2 == half] // 2) for rows, blocks in zip(sets, places, strict=True)]
         for half in (0, 1)
     ]
     halves = [frechet_from_features(a, b, ddof=ddof) for (a, _), (b, _) in parts]
     variance = extrapolated_variance = 0.0
     for side in (0, 1):
-        whole = _without_each_block(sets[side], dealt[side], _normal(sets[1 - side], ddof), ddof)
+        whole = _without_each_block(sets[side], places[side], _normal(sets[1 - side], ddof), ddof)
         intercept = 2 * whole
         for half in (0, 1):
             (rows, blocks), (other, _) = parts[half][side], parts[half][1 - side]
             intercept[half::2] -= (_without_each_block(rows, blocks, _normal(other, ddof), ddof) + halves[1 - half]) / 2
-        variance += _variance(whole)
-        extrapolated_variance += _variance(intercept)
+        variance += jackknife_variance(whole)
+        extrapolated_variance += jackknife_variance(intercept)
     return _Jackknife(math.sqrt(variance), float(sum(halves)) / 2, math.sqrt(extrapolated_variance))
-
-
-def _variance(without: Tensor) -> float:
-    """The jackknife's, of a figure without each of the blocks."""
-    return float((len(without) - 1) * without.var(correction=0))
-
-
-def _dealt(rows: Tensor) -> Tensor:
-    """A block for each row, (N,), of equal sizes but for one row: by a hash of its bits, wherever it stands.
-
-    Not by what a row is like: blocks that are all alike would say that there is no error.
-    """
-    weights = torch.randint(-(2**63), 2**63 - 1, rows.shape[1:], generator=torch.Generator().manual_seed(0)).to(rows.device)
-    order = (rows.contiguous().view(torch.long) * weights).sum(dim=1).argsort()
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(rows), device=rows.device) % BLOCKS)
 
 
 def _without_each_block(rows: Tensor, blocks: Tensor, other: _Normal, ddof: int) -> Tensor:
@@ -316,10 +309,8 @@ def _without_each_block(rows: Tensor, blocks: Tensor, other: _Normal, ddof: int)
 
 
 def _warnings(num_generated: int, num_real: int, dim: int) -> tuple[str, ...]:
-    said = []
-    for number, what in ((num_generated, "generated"), (num_real, "real")):
-        if number <= dim:
-            said.append(f"{number} {what} clips do not span {dim} features: the distance is mostly of what the clips lack.")
-        if number < ENOUGH:
-            said.append(f"{number} {what} clips are fewer than {ENOUGH}: much of the distance is bias; compare at equal numbers.")
-    return tuple(said)
+    return small_sets(
+        *(num_generated, num_real, dim),
+        few="much of the distance is bias; compare at equal numbers",
+        flat="the distance is mostly of what the clips lack",
+    )

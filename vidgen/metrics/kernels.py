@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vidgen.metrics.features import Estimate, check_sets
+from vidgen.metrics.features import Estimate, check_sets, small_sets
 
 TILE = 2**22
 """Values of the kernel that are held at once, in float64 32 MiB."""
@@ -23,9 +23,9 @@ TILE = 2**22
 def polynomial_mmd(generated: Tensor, real: Tensor, *, degree: int, coef0: float, biased: bool, scale: float = 1.0) -> Estimate:
     """MMD^2 of two sets of features, (N, d) and (M, d), times ``scale``, with its standard error.
 
-    The error is the jackknife's that leaves out one row after another. It needs only how much of the kernel's sums each row has,
-    so it is exact and costs nothing; it is on the safe side on average (Efron & Stein 1981), which shows where both sets are of
-    one distribution.
+    Rows are taken to be independent, and the error is the jackknife's that leaves out one after another. It needs only how much
+    of the kernel's sums each row has, so it is exact and costs nothing; it is on the safe side on average (Efron & Stein 1981),
+    which shows where both sets are of one distribution.
 
     Raises:
         UserError: for sets of fewer than three, of different dimensions, or with numbers that are not finite.
@@ -47,7 +47,14 @@ def polynomial_mmd(generated: Tensor, real: Tensor, *, degree: int, coef0: float
         without = rest / fewer - 2 * (crossed.sum() - crossed) / ((n - 1) * other)
         value = value + pairs / total
         variance += float((n - 1) * without.var(correction=0))
-    return Estimate(value=scale * float(value), standard_error=scale * math.sqrt(variance), num_generated=len(x), num_real=len(y))
+    few = "much of the figure is bias; compare at equal numbers" if biased else "much of the figure is chance; see its error"
+    return Estimate(
+        value=scale * float(value),
+        standard_error=scale * math.sqrt(variance),
+        num_generated=len(x),
+        num_real=len(y),
+        warnings=small_sets(len(x), len(y), x.shape[1], few=few, flat="in what they all have in common nothing is compared"),
+    )
 
 
 def _sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

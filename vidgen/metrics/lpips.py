@@ -9,9 +9,12 @@ differ a little.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from vidgen.errors import UserError
 from vidgen.losses import perceptual
 from vidgen.metrics.frames import FrameMean, check_pair, clipped
 
@@ -33,7 +36,8 @@ class LPIPS(FrameMean):
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``.
-        file: torchvision's weights of that net, which vidgen does not bring; the heads are those inside torchmetrics.
+        file: torchvision's weights of that net, which vidgen does not bring, or a folder with the files of several; empty looks
+            where torch keeps downloads. The heads are those inside torchmetrics.
 
     Attributes:
         sha256: of the file.
@@ -45,7 +49,12 @@ class LPIPS(FrameMean):
     higher_is_better = False
 
     def __init__(self, *, net: str = "alex", file: str = "") -> None:
-        network = perceptual.LPIPS(net=net, file=file, option="the metric's option file")
+        if file and net in perceptual.NETS and Path(file).expanduser().is_dir():
+            file = str(Path(file).expanduser() / perceptual.NETS[net][1])
+        try:
+            network = perceptual.LPIPS(net=net, file=file, option="lpips=FILE of 'vidgen eval', in Python file=,")
+        except UserError as error:
+            raise UserError(f"{error} Without it there is no LPIPS; leave lpips_{net} out for the other measures.") from error
         super().__init__(f"LPIPS 0.1, {net}, weights {network.sha256[:8]}, mean over frames")
         self.network, self.sha256 = network, network.sha256
 

@@ -82,36 +82,37 @@ class FeatureStats:
         self.mean += delta * (other.n / total)
         self.n = total
 
-    def all_reduce(self, group: distributed.ProcessGroup | None = None) -> None:
+    def all_reduce(self, dim: int, group: distributed.ProcessGroup | None = None) -> None:
         """Make it the statistics of all processes, on each of them; nothing to do for one alone.
 
-        After the processes have agreed on the dimension, one sum carries everything: the scatters add up, and counts and means,
-        a row of a table for each process, say how much the means' own scatter adds. A process may have seen nothing.
+        One sum carries everything: the scatters add up, and counts and means, a row of a table for each process, say how much the
+        means' own scatter adds. A process may have seen nothing.
+
+        Args:
+            dim: of the features, which a process that has seen nothing does not know by itself: the extractor's ``dim``.
+            group: of processes.
 
         Raises:
-            UserError: on every process, where their features are of different dimensions.
+            UserError: on every process, where one of them has features of another dimension.
         """
         if world_size() == 1:
             return
-        none = torch.iinfo(torch.long).max
-        bounds = torch.tensor([self.dim, -(self.dim or none)], device=self.mean.device)
-        distributed.all_reduce(bounds, distributed.ReduceOp.MAX, group=group)
-        dim, least = int(bounds[0]), -int(bounds[1])
-        if not dim:
-            return
-        if dim != least:
-            raise UserError(
-                f"Some processes have features of {least} numbers and others of {dim}: take all of them with one extractor."
-            )
+        other = self.n > 0 and self.dim != dim
         ranks, rank = distributed.get_world_size(group), distributed.get_rank(group)
         table = self.mean.new_zeros(ranks, dim + 1)
-        if self.n:
+        scatter = self.scatter if self.n and not other else self.mean.new_zeros(dim, dim)
+        if other:
+            table[rank, 0] = torch.nan  # which tells all processes, so that none waits for one that has stopped
+        elif self.n:
             table[rank, 0], table[rank, 1:] = self.n, self.mean
-        scatter = self.scatter if self.n else self.mean.new_zeros(dim, dim)
         packed = torch.cat((table.flatten(), scatter.flatten()))
         distributed.all_reduce(packed, group=group)
         table, scatter = packed[: table.numel()].view_as(table), packed[table.numel() :].view(dim, dim)
         counts, means = table[:, :1], table[:, 1:]
+        if counts.isnan().any():
+            raise UserError(f"Some processes have no features of {dim} numbers but others: take all of them with one extractor.")
+        if not counts.any():
+            return
         self.n = int(counts.sum())
         self.mean = (counts * means).sum(dim=0) / self.n
         apart = means - self.mean
