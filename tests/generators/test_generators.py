@@ -486,3 +486,38 @@ def test_it_can_learn_four_clips_by_heart(name: str, tokens: str, tmp_path: Path
     apart = torch.cdist(z, z)[~torch.eye(4, dtype=torch.bool)].min()
     assert float(distance.amin(1).mean()) < 0.15 * float(apart)
     assert set(distance.argmin(1).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", KINDS[:2])
+@pytest.mark.parametrize("name", registry.parts("generators"))
+def test_compiled_it_gives_the_same(name: str, tokens: str) -> None:
+    """As training compiles it: the network within the loss; loss, gradients and the loss of validation."""
+    from torch._inductor.compile_fx import compile_fx
+
+    tokenizer = tokenizer_for(name, tokens)
+    tokenizer.measure(tiny.videos(tokenizer))
+    latent, graphs = tiny.latent(tokenizer), []
+    plain = tiny.generator(name, tokenizer.space, CLASSES)
+    plain.prepare(latent)
+    tiny.stirred(plain, 0.05)
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return compile_fx(graph, inputs)
+
+    compiled = copy.deepcopy(plain)
+    compiled.compile(backend=backend)
+    for generator in (plain, compiled):
+        torch.manual_seed(3)
+        generator.found = generator.loss(latent, tiny.labels(0, 1, 2, -1)).total
+        generator.found.backward()
+    assert graphs
+    torch.testing.assert_close(compiled.found, plain.found, rtol=1e-4, atol=1e-5)
+    for (weight, ours), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is None:
+            assert ours.grad is None, weight
+        else:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+    losses = [generator.eval().validation_loss(latent, tiny.labels(0, 1, 2, -1)) for generator in (plain, compiled)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -218,18 +219,42 @@ def test_the_log_variance_is_in_the_units_of_h(tokenizer: Any, video: Tensor) ->
     torch.testing.assert_close(spread, latent.logvar.exp().mean(), rtol=0.1, atol=0)
 
 
+def seen_until(tokenizer: Any, cells: int) -> list[int]:
+    """Of each cell the frames that it may depend on: up to its own last one, or to that of the clip that it is quantized with."""
+    spec = tokenizer.spec
+    pieces = [1] * cells if spec.clip is None else spec.pieces(cells)
+    return [spec.frames(end) for end, size in zip(accumulate(pieces), pieces, strict=True) for _ in range(size)]
+
+
 def test_no_cell_depends_on_later_frames_and_no_frame_on_later_cells(tokenizer: Any, video: Tensor) -> None:
     """By value through the quantizer too: with other frames at the end, what comes before them is the same."""
-    if not tokenizer.spec.causal or tokenizer.spec.clip is not None:
-        pytest.skip("only causal tokenizers whose cells are quantized by themselves")
-    stride = tokenizer.spec.stride[0]
-    other = torch.cat([video[:, :, : 1 + stride], -video[:, :, 1 + stride :]], dim=2)
+    if not tokenizer.spec.causal:
+        pytest.skip("only causal tokenizers keep to the past")
+    frames = sorted(set(seen_until(tokenizer, 3)))[-2]  # all but the last cell, or clip of cells
+    cells = tokenizer.spec.cells(frames)
+    other = torch.cat([video[:, :, :frames], -video[:, :, frames:]], dim=2)
     ours, theirs = tokenizer.encode(video), tokenizer.encode(other)
-    torch.testing.assert_close(ours.cells(0, 2).z, theirs.cells(0, 2).z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.cells(0, cells).z, theirs.cells(0, cells).z, rtol=1e-5, atol=1e-5)
     assert not torch.equal(ours.h[:, :, 2], theirs.h[:, :, 2]) or tokenizer.spec.kind == "bits"
     torch.testing.assert_close(
-        tokenizer.decode(ours)[:, :, : 1 + stride], tokenizer.decode(theirs)[:, :, : 1 + stride], rtol=1e-4, atol=1e-5
+        tokenizer.decode(ours)[:, :, :frames], tokenizer.decode(theirs)[:, :, :frames], rtol=1e-4, atol=1e-5
     )
+
+
+def test_slopes_by_later_frames_are_none(tokenizer: Any, video: Tensor) -> None:
+    """From video to cells and on to frames, exactly: as in a training step, but for the batches of batch norms."""
+    if not tokenizer.spec.causal:
+        pytest.skip("only causal tokenizers keep to the past")
+    tokenizer.eval().quantizer.train()
+    video.requires_grad_()
+    reconstruction, latent, _ = tokenizer(video)
+    for cell, seen in enumerate(seen_until(tokenizer, 3)):
+        own = slice(tokenizer.spec.frames(cell) if cell else 0, tokenizer.spec.frames(cell + 1))
+        for output in (latent.z[:, :, cell], reconstruction[:, :, own]):
+            (slope,) = torch.autograd.grad((output * torch.randn_like(output)).sum(), video, retain_graph=True)
+            steepest = slope.abs().amax(dim=(0, 1, 3, 4))
+            assert (steepest[seen:] == 0).all()
+            assert (steepest[own] > 0).any()
 
 
 def chunks(total: int, rng: torch.Generator) -> list[int]:
