@@ -115,6 +115,7 @@ class Task(L.LightningModule, ABC):
         count = self.recipe.accumulate
         if count == 1:
             return self.losses(batch)
+        weights = list(self.model.parameters())  # while nothing of them is gathered, where they are cut over processes
         parts: list[tuple[Losses, Tensor]] = []
         for place, part in enumerate(_parts(batch, count), start=1):
             losses = self.losses(part)
@@ -126,9 +127,9 @@ class Task(L.LightningModule, ABC):
             parts.append((losses, weight))
         # A part counts by what it is the mean of, and the whole's is known with the last part: till then gradients are sums.
         whole = torch.stack([weight for _, weight in parts]).sum().clamp_min(1)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.div_(whole)
+        for one in weights:
+            if one.grad is not None:
+                one.grad.div_(whole)
         shares = torch.stack([weight for _, weight in parts]) / whole
         total = (torch.stack([losses.total for losses, _ in parts]) * shares).sum()
         scalars = {
