@@ -78,7 +78,7 @@ def footage(name: str) -> Path:
 def frames(name: str, kind: str) -> tuple[FrameCache, dict[Path, Stored]]:
     """What reads the frames of some footage, and the videos by their files."""
     root, table = read_table(str(footage(name)), index=scratch() / "cache")
-    reader = choose(kind, root, table, folder=scratch() / "cache", height=SMALL, width=SMALL, fps=None)
+    reader = choose(kind, root, table, folder=scratch() / "cache", sizes=[(SMALL, SMALL)], fps=None)[SMALL, SMALL]
     stored, _, _ = reader.add(root, table.items)
     return reader, {root / name: video for name, video in stored.items()}
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -115,7 +116,7 @@ def run(folder: Path, done: set[tuple[str, str, float]], dry: bool) -> Iterator[
             print(f"{name}: {option} {value:g}")
             continue
         begin = time.monotonic()
-        pixels = measure.draw_samples(
+        drawn = measure.draw_samples(
             model,
             asked=asked,
             batch_size=BATCH,
@@ -124,6 +125,7 @@ def run(folder: Path, done: set[tuple[str, str, float]], dry: bool) -> Iterator[
             precision=partial(torch.autocast, device, torch.bfloat16),
             options={option: int(value) if option == "steps" else value},
         )
+        pixels = np.concatenate(list(drawn))
         seconds = (time.monotonic() - begin) / SAMPLES
         judged = {result.name.partition("/")[2]: result.value for result in measure.measure_samples(pixels, asked, data)}
         yield Point(

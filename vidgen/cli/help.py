@@ -98,8 +98,7 @@ COMMANDS = {
         usage="vidgen data check|prepare PATH [key=value ...]",
         examples=(
             "vidgen data check VIDEOS",
-            "vidgen data prepare VIDEOS data.height=128 data.width=128 data.fps=10 workers=4",
-            "vidgen data prepare VIDEOS data.buckets=auto data.decode=direct",
+            "vidgen data prepare VIDEOS data.buckets=auto data.fps=10 workers=4",
             "vidgen data prepare VIDEOS shards=16 out=SHARDS",
         ),
         output="check prints layout, sizes, rates, lengths, splits, classes, what is broken and what is there twice, and the\n"

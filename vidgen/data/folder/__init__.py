@@ -93,7 +93,8 @@ class Folder:
     **Sizes.** Every clip is ``frames`` x ``height`` x ``width``, or with ``buckets`` has the size that suits its video: nearest
     in aspect, then the longest that it fills (:mod:`vidgen.data.buckets`). Each bucket is then split by itself, so that it has
     clips in every split, where it has videos enough for that; else they are for training. The first bucket is the main one: what
-    knows nothing of buckets, evaluation too, sees its clips alone. Automatic buckets come with the fullest first.
+    knows nothing of buckets sees its clips alone, and runs are compared by its figures. Automatic buckets come with the fullest
+    first.
 
     Args:
         path: The folder, or a file of a layout that is one file. Hidden files and folders are ignored, links are followed.
