@@ -262,6 +262,33 @@ def test_shards_go_on_and_are_never_mixed(mixed, capsys):
     assert "Shards need a folder of their own: give out=FOLDER." in said(["prepare", mixed, "shards=2"], capsys, status=2).err
 
 
+def test_shards_need_a_folder_of_their_own(mixed, capsys):
+    Path("file").write_text("not a folder")
+    assert "out=file is a file" in said(["prepare", mixed, "shards=2", "out=file"], capsys, status=2).err
+    said(["prepare", mixed, "shards=3", "out=shards"], capsys)
+    for damage in ("", "{", "[]", "{}", "null"):
+        Path("shards/shards.json").write_text(damage)
+        mistake = said(["prepare", mixed, "shards=3", "out=shards"], capsys, status=2).err
+        assert "out=shards holds something else than these shards, begun or done" in mistake
+
+
+def test_shards_of_nothing_are_no_success(tmp_path, capsys):
+    (tmp_path / "v").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "v" / name).write_bytes(b"no video")
+    assert "None of the 2 videos" in said(["prepare", "v", "shards=2", "out=shards"], capsys, status=2).err
+
+
+def test_episodes_with_actions_become_shards_with_actions(tmp_path, capsys):
+    (tmp_path / "v").mkdir()
+    for k in range(4):
+        np.savez(tmp_path / "v" / f"{k}.npz", video=noise(1, 5, seed=k)[0], actions=np.arange(5) % 3)
+    told = said(["prepare", "v", "shards=2", "out=shards"], capsys).out
+    assert told.count(": 2 videos.") == 2
+    data = Folder(path="shards", frames=5, height=16, width=16, cache="cache")
+    assert data.action_names == ("0", "1", "2")
+
+
 def test_a_group_stays_one_in_shards(tmp_path, capsys):
     for group in range(4):
         for clip in range(2):

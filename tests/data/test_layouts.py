@@ -534,6 +534,19 @@ def test_hdf5_with_other_keys_is_a_sentence(tmp_path, make):
     assert "holds train_data and no train_idx" in written(train_data=noise()[0])
     assert "holds train_data of float64 [5, 2, 2, 3]" in written(train_data=np.zeros((5, 2, 2, 3)), train_idx=[0])
     assert "holds train_idx that do not go up from 0 to the 5 frames" in written(train_data=noise()[0], train_idx=[3, 1])
+    for places, what in (([[0, 1]], "int64 [1, 2]"), ([0.0, 1.0], "float64 [2]"), (0, "int64 []")):
+        said = written(train_data=noise()[0], train_idx=places)
+        assert f"holds train_idx of {what}, and not whole numbers [videos]" in said
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_group("train_data")
+        file["train_idx"] = [0]
+    with pytest.raises(UserError, match=r"holds train_data of a group, and not uint8"):
+        make(tmp_path)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["train_data"] = noise()[0]
+        file.create_group("train_idx")
+    with pytest.raises(UserError, match=r"holds train_idx of a group, and not whole numbers"):
+        make(tmp_path)
 
 
 def test_hdf5_needs_its_package(tmp_path, make, monkeypatch):

@@ -151,24 +151,38 @@ def _write_shards(root: Path, table: Table, options: Mapping[str, Any]) -> int:
     if options["out"] is None:
         raise UserError("Shards need a folder of their own: give out=FOLDER.")
     folder = Path(options["out"]).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={options['out']} is a file, and shards need a folder of their own: give another out=FOLDER.")
     planned = plan_shards(table.items, folder, options["shards"])
     said = [[shard.path.name, [[item.name, item.source.stamp()] for item in shard.items]] for shard in planned]
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     note = folder / "shards.json"
-    earlier = json.loads(note.read_text(encoding="utf-8"))["digest"] if note.exists() else None
+    earlier = _noted(note)
     if earlier != digest and folder.exists() and any(folder.iterdir()):
         raise UserError(f"out={options['out']} holds something else than these shards, begun or done: give another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(note) as partial:
         partial.write_text(json.dumps({"digest": digest, "shards": len(planned)}), encoding="utf-8")
     missing = [shard for shard in planned if not shard.path.exists()]
+    left_out = 0
     for shard, skipped in zip(missing, each(write_shard, missing, options["workers"]), strict=True):
         for name, reason in skipped:
             print(f"Left out {name}: {reason}.")
+        left_out += len(skipped)
         print(f"{shard.path.name}: {len(shard.items) - len(skipped)} videos.", flush=True)
+    if left_out == len(table.items):
+        raise UserError(f"None of the {left_out} videos of {root} can be written, as said above: {folder} holds empty shards.")
     print(f"{len(planned)} shards are in {folder}, {len(planned) - len(missing)} of them from before.")
     print(f"To use them:\n  {command(folder, [])}")
     return 0
+
+
+def _noted(note: Path) -> str | None:
+    """What an earlier preparation says it wrote; None where there was none, or it cannot be told any more."""
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
 
 
 # Words

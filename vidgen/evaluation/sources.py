@@ -201,7 +201,7 @@ def open_source(text: str, rule: DataRule, drawing: Drawing, *, generated: bool)
         run = _read_run(Path(place))
         if part == RECONSTRUCTIONS:
             return _reconstructions(text, run, role, drawing)
-        return _split(text, run.data, part, role, run.clips if role.count is None else role.count, fps=run.fps)
+        return _split(text, run.data, part, role, _own_count(run, part, role), fps=run.fps)
     path = Path(text).expanduser()
     if _is_run(path):
         return _samples(text, _read_run(path), role, drawing)
@@ -232,6 +232,12 @@ def _read_run(path: Path) -> Run:
         clips=own.get("clips"),
         samples=own.get("samples"),
     )
+
+
+def _own_count(run: Run, part: str, role: Role) -> int | None:
+    """As many clips as the rule says, else as the run measures; of training clips, which it does not, all if they end."""
+    all_of_it = part == "train" and run.data.size(part) < ENDLESS
+    return run.clips if role.count is None and not all_of_it else role.count
 
 
 def _drawn_data(name: str, role: Role) -> Data:

@@ -111,8 +111,9 @@ def load(path: Path) -> dict[str, Tensor]:
     try:
         return dict(_tensors(_read(path)))
     except UNREADABLE as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch says much about it, and the name in the middle
-        reason = f"it asks for the code {code[1]}, which is not run" if code else str(error).partition("\n")[0].strip()
+        # Of torch's own words only the name in the middle: they advise to load without weights_only, which would run the code.
+        code = re.search(r"GLOBAL ([\w.]+)", str(error)) or re.search(r"for the code ([\w.]+)", str(error))
+        reason = f"it asks for the code {code[1]}, which is not run" if code else "it is damaged, or of another kind"
         raise UserError(
             f"'{path}' cannot be read as weights ({reason}): it should be safetensors, a state dict or a TorchScript archive."
         ) from error

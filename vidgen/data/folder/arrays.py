@@ -241,8 +241,13 @@ def _hdf5_items(path: Path, name: str, file: Any) -> Iterator[Item]:
         data, starts = file[f"{split}_data"], f"{split}_idx"
         if starts not in file:
             raise UserError(f"{path} holds {split}_data and no {starts}, the number of the frame at which each video begins.")
-        if data.dtype != np.uint8 or data.ndim != 4 or data.shape[-1] not in (1, 3, 4):
-            raise UserError(f"{path} holds {split}_data of {data.dtype} {list(data.shape)}, and not uint8 [frames,H,W,C].")
+        if _held(data) is None or data.dtype != np.uint8 or data.ndim != 4 or data.shape[-1] not in (1, 3, 4):
+            raise UserError(f"{path} holds {split}_data of {_held(data) or 'a group'}, and not uint8 [frames,H,W,C].")
+        if _held(file[starts]) is None or file[starts].dtype.kind not in "iu" or file[starts].ndim != 1:
+            raise UserError(
+                f"{path} holds {starts} of {_held(file[starts]) or 'a group'}, and not whole numbers [videos]: the number of the "
+                "frame at which each video begins."
+            )
         begins = [int(place) for place in file[starts][:]]
         ends = [*begins[1:], len(data)]
         if any(not 0 <= begin <= end <= len(data) for begin, end in zip(begins, ends, strict=True)):
@@ -254,3 +259,8 @@ def _hdf5_items(path: Path, name: str, file: Any) -> Iterator[Item]:
                     source=Frames(path, f"{split}_data", begin=begin, end=end),
                     split=split,
                 )
+
+
+def _held(found: Any) -> str | None:
+    """The type and the shape of an array of an HDF5 file; None for a group of arrays."""
+    return f"{found.dtype} {list(found.shape)}" if hasattr(found, "shape") else None
