@@ -153,7 +153,7 @@ def _counted(found: Sequence[Line], columns: Sequence[str]) -> str:
     if not counts:
         return ""
     usual = Counter(map(tuple, counts.values())).most_common(1)[0][0]
-    others = [f"{_named(column)} of {_range(ns)}" for column, ns in counts.items() if tuple(ns) != usual]
+    others = [f'{_range(ns)} of "{_named(column)}"' for column, ns in counts.items() if tuple(ns) != usual]
     return "; ".join([f"n is {_range(usual)} clips", *others]) + ". "
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                      what suites there are
     python benchmarks/run.py cpu                  runs what is left of it
-    python benchmarks/run.py cpu --dry-run        says what that is, and about how long it takes, after a trial step of each recipe
+    python benchmarks/run.py cpu --dry-run        says what that is and about how long it takes (by trial steps, once)
     python benchmarks/run.py cpu --only lfq-dit   those runs alone whose names begin so
     python benchmarks/run.py cpu --retry          those too that have failed before
     python benchmarks/run.py cpu --minutes 150    stops then; the run under way is gone on with next time
@@ -340,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what is left and how long it takes, and train nothing; what a step of a recipe costs is measured the first time by a "
-        "trial step, for which data is built if need be, and kept in benchmarks/results/suites/NAME/work.json",
+        help="say what is left and how long it takes, and train nothing; what a step of a recipe costs is measured by a trial "
+        "step the first time, for which data is built if need be, and kept in benchmarks/results/suites/NAME/work.json",
     )
     parser.add_argument("--retry", action="store_true", help="run those too that have failed before")
     parser.add_argument("--minutes", type=float, help="stop after so many")

@@ -361,7 +361,7 @@ def _differences(suite: Suite, found: Sequence[Entry], baselines: Sequence[Entry
         for stage in STAGES:
             _mark_work(suite, stage, group, mark)
             _mark_far(group, f"{stage}/parameters", f"{stage}/parameters", "", mark)
-        _mark_far(group, "generator/trunk_tokens", "generator/trunk_tokens", "", mark)
+        _mark_far(group, "generator/trunk_tokens", "generator/trunk_tokens", "tokens in the trunk ", mark)
     for said, of_origin in CONDITIONS.items():
         _unusual(ran, "seeds", said, lambda entry, of=of_origin: [of(origin) for origin in entry.origins.values()], mark)
     for entry in ran:

@@ -111,6 +111,15 @@ def test_what_is_no_suite_is_told(make_suite: Make, changes: dict, words: str) -
         make_suite(**changes)
 
 
+def test_a_dry_run_says_what_it_does_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """It writes a file into the checkout and may build data: nobody should have to find that out."""
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "train nothing; what a step of a recipe costs is measured by a trial step" in told
+    assert "work.json" in told
+
+
 def test_an_unknown_suite_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["smok"]) == 2
     assert "There is no suite 'smok'. Did you mean 'smoke'?" in capsys.readouterr().err

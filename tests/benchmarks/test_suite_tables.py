@@ -249,7 +249,7 @@ def test_trunks_that_are_given_other_numbers_of_tokens_are_marked() -> None:
     rows = by_name(of, found)
     assert [row["Tokens in the trunk"] for row in rows.values()] == ["16<sup>a</sup>", "320", "320"]
     assert [row["Clips trained on"] for row in rows.values()] == ["4,800", "240", "240"]
-    assert letters(of, found) == {"a": "over 5 % off the median, 320"}
+    assert letters(of, found) == {"a": "tokens in the trunk over 5 % off the median, 320"}
 
 
 def test_what_the_grid_varies_is_not_held_equal() -> None:

@@ -302,10 +302,10 @@ MEASURES: dict[str, Measure] = {
     "tokenizer/decode_flops": Measure("Decoding", "FLOPs", None, "Floating-point operations to decode one clip."),
     "generator/parameters": Measure("Parameters of the generator", "", None, "Weights of trunk, head and embeddings."),
     "generator/trunk_tokens": Measure(
-        "Tokens in the trunk", "tokens", None, "How many tokens a clip is to the generator's transformer in training."
+        "Tokens in the trunk", "", None, "How many tokens a clip is to the generator's transformer in training."
     ),
     "generator/train_clips": Measure(
-        "Clips trained on", "clips", None, "Steps times the batch size: the clips that training saw, every repeat counted."
+        "Clips trained on", "", None, "Steps times the batch size: the clips that training saw, every repeat counted."
     ),
     "generator/loss": Measure(
         "Validation loss",
