@@ -40,6 +40,8 @@ SHOWN = (
     "samples/memorised",
     "samples/nearest_psnr",
     "generator/parameters",
+    "generator/trunk_tokens",
+    "generator/train_clips",
     "generator/sample_flops",
     "generator/train_seconds",
     "samples/seconds",
