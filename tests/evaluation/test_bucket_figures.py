@@ -147,6 +147,17 @@ def test_the_first_bucket_s_figures_are_what_they_are_without_the_others(data: F
     assert not (tmp_path / "first" / "buckets.json").exists()
 
 
+def test_images_are_measured_without_what_needs_a_next_frame(data: Folder, tmp_path: Path) -> None:
+    """Data of single frames have the measures that they can have, and are told why not the others; training was not in vain."""
+    said = io.StringIO()
+    images = data.buckets[SIZES.index("1x16x16")]
+    evaluated(tmp_path / "run", images, console=Console(file=said, width=200), metrics=["temporal_psnr", "psnr_video"])
+    found = kept(tmp_path / "run")
+    assert {"reconstruction/psnr", "reconstruction/psnr_video"} <= found.keys()
+    assert "reconstruction/temporal_psnr" not in found
+    assert "Without temporal_psnr of 1x16x16: " in said.getvalue()
+
+
 def test_the_clips_are_shared_out(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many again as of the first, one at least of each; and no more tokens at once than of the first."""
     asked = []

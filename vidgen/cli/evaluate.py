@@ -84,7 +84,7 @@ class Evaluation:
             shown=options["shown"],
             device=self.device,
             precision=self._autocast,
-            metrics=options["metrics"],
+            metrics=self._suited(self.data.shape),
             see=distances.see,
         )
         self._record([*found.results, *distances.of_reconstructions()], step)
@@ -140,6 +140,14 @@ class Evaluation:
             self._record_losses(step)
             self._sample_others()
 
+    def _suited(self, shape: Shape) -> list[str]:
+        """The measures by name that clips of ``shape`` can have; of the others it is said why not."""
+        names = self.options["metrics"]
+        reasons = measure.unsuited(names, shape)
+        for name, reason in reasons.items():
+            self.console.print(f"Without {name} of {named(shape)}: {reason}", highlight=False)
+        return [name for name in names if name not in reasons]
+
     # The other buckets
 
     def _reconstruct_others(self, step: int) -> None:
@@ -147,10 +155,7 @@ class Evaluation:
         found = [(bucket, split) for bucket in self.others if (split := _unseen(bucket))]
         counts = shared_out(self.options["clips"], [bucket.size(split) for bucket, split in found]) if found else []
         for (bucket, split), count in zip(found, counts, strict=True):
-            size, names = named(bucket.shape), self.options["metrics"]
-            reasons = measure.unsuited(names, bucket.shape)
-            for name, reason in reasons.items():
-                self.console.print(f"Without {name} of {size}: {reason}", highlight=False)
+            size = named(bucket.shape)
             measured = measure.measure_tokenizer(
                 self.model.tokenizer,
                 bucket,
@@ -160,7 +165,7 @@ class Evaluation:
                 shown=min(TILED, self.options["shown"]),
                 device=self.device,
                 precision=self._autocast,
-                metrics=[name for name in names if name not in reasons],
+                metrics=self._suited(bucket.shape),
             )
             results = [replace(one, name=f"{one.name}/{size}") for one in measured.results if one.name.startswith(BUCKETED)]
             self._record(results, step, split)
