@@ -21,9 +21,10 @@ from typing import Any
 import yaml
 from records import Origin, Record, append, read, to_lines
 
+from vidgen.config import flat
 from vidgen.errors import UserError
 from vidgen.evaluation import rows
-from vidgen.evaluation.cells import NOT_OF_THE_RECIPE, costs, flat, tokenizer_name
+from vidgen.evaluation.cells import NOT_OF_THE_RECIPE, costs, tokenizer_name
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,8 +15,9 @@ from PIL import Image
 from vidgen import UserError
 from vidgen.data.folder import Folder
 from vidgen.data.worlds import Worlds
+from vidgen.evaluation.cutting import cut
 from vidgen.evaluation.protocol import DataRule
-from vidgen.evaluation.sources import Drawing, cut, open_source, plain_names
+from vidgen.evaluation.sources import Drawing, open_source, plain_names
 from vidgen.viz import write_mp4
 
 RULE = DataRule(

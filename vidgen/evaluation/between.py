@@ -15,9 +15,10 @@ from torch import Tensor
 
 from vidgen.data.batches import to_video
 from vidgen.errors import UserError
+from vidgen.evaluation.cutting import Pixels
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
-from vidgen.evaluation.sources import Pixels, Source, batched_by
+from vidgen.evaluation.sources import Source, batched_by
 from vidgen.hub import fingerprint
 from vidgen.metrics.horizon import Horizon, framewise
 from vidgen.protocols import Extractor

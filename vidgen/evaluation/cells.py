@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vidgen.config import load, preset_names
+from vidgen.config import flat, load, preset_names
 from vidgen.errors import UserError
 from vidgen.evaluation import rows
 from vidgen.evaluation.rows import Row
@@ -207,15 +207,6 @@ def sheet(folder: Path, labels: tuple[str, ...]) -> Sheet | None:
         width=width,
         fps=FPS / every,
     )
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value by its full key, ``generator.training.steps``."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from vidgen.config import load
+from vidgen.config import flat, load
 from vidgen.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -193,17 +193,9 @@ def differences(one: Protocol, other: Protocol) -> list[str]:
 
 def _flat(protocol: Protocol, like: Protocol) -> list[tuple[str, Any]]:
     """Every value of the rules by its dotted key, those that only ``like`` has as None."""
-    own = dict(_leaves(json.loads(protocol.canonical)))
-    keys = sorted({*own, *dict(_leaves(json.loads(like.canonical)))})
+    own = dict(flat(json.loads(protocol.canonical)))
+    keys = sorted({*own, *dict(flat(json.loads(like.canonical)))})
     return [(key, own.get(key)) for key in keys]
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def one_protocol(protocols: Sequence[Protocol], where: str) -> Protocol:

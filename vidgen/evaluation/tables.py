@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from vidgen.evaluation.between import Comparison
 from vidgen.evaluation.measure import Result
@@ -24,15 +25,11 @@ def markdown(comparisons: Sequence[Comparison], title: str = "This table") -> st
         UserError: where they are of different protocols.
     """
     parts = []
-    for group in _comparable(comparisons, title):
-        names = _names(group)
-        head = ["Clips", "N", *(f"{_label(measure(name))}{ARROWS[measure(name).better]}" for name in names)]
-        lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
-        for one in group:
-            by_name = {result.name: result for result in one.results}
-            cells = [_cell(by_name.get(name)) for name in names]
-            lines.append(f"| {' | '.join([one.fake.replace('|', chr(92) + '|'), _number(one), *cells])} |")
-        parts.append("\n".join([*lines, "", f"{_against(group)}. Brackets hold 95 % intervals.", ""]))
+    for table in _tables(comparisons, title):
+        head = ["Clips", "N", *(f"{_label(about)}{ARROWS[about.better]}" for about in table.measures)]
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
+        lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+        parts.append("\n".join([*lines, "", f"{table.about}. Brackets hold 95 % intervals.", ""]))
     return "\n".join([*parts, *([f"{APART}\n"] if len(parts) > 1 else [])])
 
 
@@ -43,17 +40,34 @@ def latex(comparisons: Sequence[Comparison], title: str = "This table") -> str:
         UserError: where they are of different protocols.
     """
     parts = []
-    for group in _comparable(comparisons, title):
-        names = _names(group)
-        head = ["Clips", "$N$", *(f"{_escaped(_label(measure(name)))}{LATEX_ARROWS[measure(name).better]}" for name in names)]
-        lines = [rf"\begin{{tabular}}{{lr{'r' * len(names)}}}", r"\toprule", f"{' & '.join(head)} " + r"\\", r"\midrule"]
-        for one in group:
-            by_name = {result.name: result for result in one.results}
-            cells = [_escaped(_cell(by_name.get(name))) for name in names]
-            lines.append(f"{' & '.join([_escaped(one.fake), _number(one), *cells])} " + r"\\")
-        about = rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {_escaped(_against(group))}}} \\"
-        parts.append("\n".join([*lines, r"\bottomrule", about, r"\end{tabular}", ""]))
+    for table in _tables(comparisons, title):
+        head = ["Clips", "$N$", *(f"{_escaped(_label(about))}{LATEX_ARROWS[about.better]}" for about in table.measures)]
+        rows = [" & ".join(map(_escaped, row)) + r" \\" for row in table.rows]
+        begin = [rf"\begin{{tabular}}{{lr{'r' * len(table.measures)}}}", r"\toprule", f"{' & '.join(head)} " + r"\\", r"\midrule"]
+        about = rf"\multicolumn{{{len(head)}}}{{l}}{{\footnotesize {_escaped(table.about)}}} \\"
+        parts.append("\n".join([*begin, *rows, r"\bottomrule", about, r"\end{tabular}", ""]))
     return "\n".join(([f"% {APART}"] if len(parts) > 1 else []) + parts)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What one table says: its measures, a row of cells for each source of generated clips, and what all is measured against."""
+
+    measures: list[Measure]
+    rows: list[list[str]]
+    about: str
+
+
+def _tables(comparisons: Sequence[Comparison], title: str) -> Iterator[_Table]:
+    """A table for each set of comparisons that may share one."""
+    for group in _comparable(comparisons, title):
+        names = list(dict.fromkeys(result.name for one in group for result in one.results))
+        yield _Table([measure(name) for name in names], [_row(one, names) for one in group], _against(group))
+
+
+def _row(one: Comparison, names: Sequence[str]) -> list[str]:
+    by_name = {result.name: result for result in one.results}
+    return [one.fake, str(one.num_fake or one.results[0].n), *(_cell(by_name.get(name)) for name in names)]
 
 
 def _comparable(comparisons: Sequence[Comparison], title: str) -> list[list[Comparison]]:
@@ -74,14 +88,6 @@ def _against(group: Sequence[Comparison]) -> str:
     real = ", ".join(dict.fromkeys(one.real for one in group))
     clips = f", {group[0].num_real} clips" if group[0].num_real else ""
     return f"Against {real}{clips}; protocol {group[0].protocol.label}"
-
-
-def _number(one: Comparison) -> str:
-    return str(one.num_fake or one.results[0].n)
-
-
-def _names(comparisons: Sequence[Comparison]) -> list[str]:
-    return list(dict.fromkeys(result.name for one in comparisons for result in one.results))
 
 
 def _label(about: Measure) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from vidgen.errors import UserError
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """A frozen network on clips; those in this room say what :meth:`features` are.
 
     Attributes:
@@ -43,9 +44,9 @@ class Extractor(nn.Module):
         with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
             return torch.cat([self.features(clips.float().clamp(-1, 1)).float() for clips in video.split(self.at_once)])
 
+    @abstractmethod
     def features(self, video: Tensor) -> Tensor:
         """Float videos (B, 3, T, H, W) within [-1, 1] to (B, dim)."""
-        raise NotImplementedError
 
     def freeze(self) -> None:
         """In evaluation mode and without gradients, from now on."""

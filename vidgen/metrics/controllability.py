@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vidgen.metrics.frames import FrameMean, check_frames
+from vidgen.metrics.frames import ScoreMean, check_frames
 from vidgen.metrics.psnr import psnr
 
 
@@ -24,7 +24,7 @@ def controllability(video: Tensor, reference: Tensor, random: Tensor, *, frame: 
     return (psnr(video[:, :, at], reference[:, :, at]) - psnr(random[:, :, at], reference[:, :, at]))[:, 0]
 
 
-class Controllability(FrameMean):
+class Controllability(ScoreMean):
     """Mean over clips of how much better the true actions predict a frame than random ones do, in dB; 0 if actions do nothing.
 
     Args:
@@ -32,7 +32,6 @@ class Controllability(FrameMean):
     """
 
     unit = "dB"
-    framewise = False
     higher_is_better = True
 
     def __init__(self, *, frame: int = 4) -> None:

@@ -15,6 +15,7 @@ convention says little: every measure has its own in words, as ``convention``. C
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Collection
 from zlib import crc32
 
@@ -30,8 +31,8 @@ COLORS = {"rgb": "RGB", "luma": "BT.601 luma of full range"}
 LUMA = (0.299, 0.587, 0.114)
 
 
-class FrameMean(Metric):
-    """The mean of a score over all frames seen, and how far it can be trusted.
+class ScoreMean(Metric):
+    """The mean of scores over all frames, or all clips, and how far it can be trusted; who adds them says what they are.
 
     Kept as float64 sums, so the order and the grouping of batches and ranks do not matter. Frames of one clip resemble
     each other, so the interval is drawn from the spread between clips: for the ratio (sum of scores) / (number of
@@ -39,13 +40,9 @@ class FrameMean(Metric):
 
     Args:
         convention: how the score is taken, in a few words.
-
-    Attributes:
-        framewise: whether there is a score for each frame, and not for a clip or for neighbouring frames.
     """
 
     unit = ""
-    framewise = True
     is_differentiable = False
     full_state_update = False
 
@@ -63,16 +60,8 @@ class FrameMean(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         tell_apart(self)
 
-    def scores(self, video: Tensor, real: Tensor) -> Tensor:
-        """The scores of a batch ``video`` against its originals ``real``: (B, T) float64, or however many a clip has."""
-        raise NotImplementedError
-
-    def update(self, video: Tensor, real: Tensor) -> None:
-        """Score a batch ``video`` against its originals ``real``, both (B, C, T, H, W) in [-1, 1]."""
-        self.add(self.scores(video, real))
-
     def compute(self) -> Tensor:
-        """The mean over frames; NaN where there was none."""
+        """The mean; NaN where there was no score."""
         return self.total / self.frames
 
     def interval(self) -> tuple[float, float] | None:
@@ -95,6 +84,24 @@ class FrameMean(Metric):
         self.total_squared += total.square().sum()
         self.total_times_frames += (total * frames).sum()
         self.frames_squared += frames.square().sum()
+
+
+class FrameMean(ScoreMean):
+    """The mean of what frames score against their originals.
+
+    Attributes:
+        framewise: whether there is a score for each frame, and not for a clip or for neighbouring frames.
+    """
+
+    framewise = True
+
+    @abstractmethod
+    def scores(self, video: Tensor, real: Tensor) -> Tensor:
+        """The scores of a batch ``video`` against its originals ``real``: (B, T) float64, or however many a clip has."""
+
+    def update(self, video: Tensor, real: Tensor) -> None:
+        """Score a batch ``video`` against its originals ``real``, both (B, C, T, H, W) in [-1, 1]."""
+        self.add(self.scores(video, real))
 
 
 def tell_apart(metric: Metric) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidgen.metrics.flow import FLOWS, backward_flow, check_flow, warp
-from vidgen.metrics.frames import FrameMean, clipped
+from vidgen.metrics.frames import ScoreMean, clipped
 
 LEAST = (0.1 / 255) ** 2
 """Mean squared change, with values in [0, 1], below which nothing changes: a tenth of a level of 8 bits."""
@@ -34,7 +34,7 @@ def motion_consistency(video: Tensor, *, flow: str = "blocks") -> Tensor:
     return torch.where(still > LEAST, 1 - moved / still.clamp(min=LEAST), 0).clamp(min=0)
 
 
-class MotionConsistency(FrameMean):
+class MotionConsistency(ScoreMean):
     """Mean over clips of the share of their change that is motion, in [0, 1]; 0 for frozen ones.
 
     Args:
@@ -45,7 +45,6 @@ class MotionConsistency(FrameMean):
     """
 
     unit = "%"
-    framewise = False
     higher_is_better = True
 
     def __init__(self, *, flow: str = "blocks") -> None:
@@ -53,10 +52,6 @@ class MotionConsistency(FrameMean):
         super().__init__(f"share of the change that the video's own motion explains, {FLOWS[flow]}, mean over clips")
         self.flow = flow
 
-    def scores(self, video: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, 1); the originals are not looked at. Raises UserError for clips of one frame."""
-        return motion_consistency(video, flow=self.flow)[:, None]
-
     def update(self, video: Tensor, real: Tensor | None = None) -> None:
-        """Take in a batch ``video`` (B, C, T, H, W) in [-1, 1]."""
-        self.add(self.scores(video))
+        """Take in a batch ``video`` (B, C, T, H, W) in [-1, 1]; the originals are not looked at."""
+        self.add(motion_consistency(video, flow=self.flow)[:, None])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vidgen.metrics.flow import FLOWS, backward_flow, check_flow
-from vidgen.metrics.frames import FrameMean
+from vidgen.metrics.frames import ScoreMean
 
 
 def motion_magnitude(video: Tensor, *, flow: str = "blocks") -> Tensor:
@@ -21,7 +21,7 @@ def motion_magnitude(video: Tensor, *, flow: str = "blocks") -> Tensor:
     return backward_flow(video, flow).double().square().sum(dim=1).sqrt().mean(dim=(2, 3))
 
 
-class MotionMagnitude(FrameMean):
+class MotionMagnitude(ScoreMean):
     """Mean over pixels and frames of how far a video moves from frame to frame, in pixels.
 
     ``update(real)`` says that of the originals.
@@ -34,7 +34,6 @@ class MotionMagnitude(FrameMean):
     """
 
     unit = "px"
-    framewise = False
     higher_is_better = None
 
     def __init__(self, *, flow: str = "blocks") -> None:
@@ -42,10 +41,6 @@ class MotionMagnitude(FrameMean):
         super().__init__(f"{FLOWS[flow]}, pixels per frame at the size given, mean over frames")
         self.flow = flow
 
-    def scores(self, video: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, T - 1); the originals are not looked at. Raises UserError for clips of one frame."""
-        return motion_magnitude(video, flow=self.flow)
-
     def update(self, video: Tensor, real: Tensor | None = None) -> None:
-        """Take in a batch ``video`` (B, C, T, H, W) in [-1, 1]."""
-        self.add(self.scores(video))
+        """Take in a batch ``video`` (B, C, T, H, W) in [-1, 1]; the originals are not looked at."""
+        self.add(motion_magnitude(video, flow=self.flow))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidgen.metrics.frames import FrameMean, check_frames, check_pair, clipped
+from vidgen.metrics.frames import ScoreMean, check_frames, check_pair, clipped
 
 LEVEL = 2 / 255
 
@@ -29,7 +29,7 @@ def static_flicker(video: Tensor, reference: Tensor, *, tolerance: float = 2.0) 
     return excess.clamp(min=0).sqrt(), still.double().mean(dim=(1, 2))
 
 
-class StaticFlicker(FrameMean):
+class StaticFlicker(ScoreMean):
     """Mean over clips of the flicker where their originals stand still, in levels of 8 bits; clips without such places count not.
 
     A video that keeps still altogether has none, whatever it shows: read it beside the PSNR.
@@ -40,7 +40,6 @@ class StaticFlicker(FrameMean):
     """
 
     unit = "levels"
-    framewise = False
     higher_is_better = False
 
     share: Tensor
