@@ -503,7 +503,7 @@ RECIPES = {
 def test_it_can_learn_one_clip_by_heart(name: str, tmp_path: Path) -> None:
     """In the average of weights that is kept: to more than 30 dB within 400 steps."""
 
-    class Learnt(Exception):  # noqa: N818 - it is what is wanted
+    class Learnt(Exception):
         pass
 
     def look(step: int, split: str, values: Mapping[str, float]) -> None:
