@@ -511,7 +511,7 @@ def test_every_scale_adds_to_what_is_seen(name: str) -> None:
     """Trained on four clips of bouncing discs, decoded from its first scales alone: each more is a better picture."""
     recipe = tiny.tokenizer_config(name)
     recipe["backbone"]["widths"] = [48]
-    recipe["quantizer"]["scales"] = [[1.0, 0.25, 0.25], [1.0, 0.5, 0.5], [1.0, 1.0, 1.0]]
+    recipe["quantizer"] |= {"clip": 0, "scales": [[1.0, 0.25, 0.25], [1.0, 0.5, 0.5], [1.0, 1.0, 1.0]]}
     data = dataset("worlds", frames=9, height=16, width=16, radius=[3.0, 4.0], families=["bounce"])
     clips = torch.stack([torch.from_numpy(data.clip("train", i)["video"]) for i in range(4)])
     video = clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
