@@ -29,6 +29,7 @@ import suite_charts
 import suite_page
 import suite_tables
 import sweeps
+import tiling
 import timing
 import work
 import yaml
@@ -114,7 +115,7 @@ def all_results() -> str:
 
 
 def _of_runs() -> list[Path]:
-    others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem, sensitivity.RESULTS.stem}
+    others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem, sensitivity.RESULTS.stem, tiling.RESULTS.stem}
     return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in others]
 
 
@@ -379,6 +380,19 @@ def experiments() -> str:
     )
 
 
+def tiles() -> str:
+    """What it costs to code frames in tiles, by backbone and overlap."""
+    head, body = tiling.table()
+    if not body:
+        return "Not run yet: `python benchmarks/tiling.py`."
+    commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in tiling.rows()))
+    said = (
+        f"{tiling.CLIPS} clips of {tiling.FRAMES}x{tiling.SIZE}x{tiling.SIZE} with {tiling.OBJECTS} objects, tiles of "
+        f"{tiling.TILE[0]}x{tiling.TILE[1]} cells, {tiling.STEPS} steps of training on 17x32x32. Measured at {commits}."
+    )
+    return f"{table(head, body)}\n\n{said}"
+
+
 def measures() -> str:
     """Every figure that a run may have, by name."""
     named = {f"`{name}`": what for name, what in MEASURES.items() if name not in _judged()}
@@ -461,6 +475,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "learning": learning,
     "sweeps": sweeping,
     "corruptions": corrupted,
+    "tiling": tiles,
     "measures": measures,
     "measures-by-name": measures_by_name,
     "protocols": protocols,
