@@ -75,6 +75,9 @@ class Quantizer(Protocol):
     ``in_channels`` is what the encoder must emit, ``channels`` what the decoder receives (``z``, and ``h`` too); ``levels``,
     ``stages``, ``scales`` and ``clip`` are as in :class:`vidgen.latents.LatentSpec`. State that training changes outside the
     gradient (counts, averages, whether a codebook has been started) is in buffers, so that it is saved and resumed.
+
+    One that first brings its input into the space of its codes says so with two more methods, by which ``residual`` and
+    ``pyramid`` take rests there: ``bounded(x)``, into that space, and ``quantize(v)``, its forward from there on.
     """
 
     in_channels: int
