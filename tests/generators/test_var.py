@@ -226,6 +226,14 @@ def test_windows_that_start_later() -> None:
     assert torch.equal(tokenizer.space.embed(sample.ids, sample.grids), sample.z)
 
 
+@pytest.mark.parametrize(("clip", "memory", "cells"), [(8, 1, 18), (6, 1, 14), (5, 1, 12), (5, 2, 17), (6, 3, 26), (3, 2, 10)])
+def test_clips_of_any_number_and_length_find_room_in_the_cache(clip: int, memory: int, cells: int) -> None:
+    """The last clip may be shorter than those before it, which need the more room."""
+    tokenizer, generator, _ = made("kl", clip=clip, memory=memory)
+    sample = generator.sample(1, tiny.shape_of(tokenizer, (cells, 4, 4)))
+    assert sample.h.shape[2:] == (cells, 4, 4)
+
+
 def masks(cells: Shape) -> dict[str, Callable[[], Tensor]]:
     """Which cells are known: a prefix, scattered frames, a half of every frame, nothing."""
     t, h, w = cells

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -30,10 +30,10 @@ from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
 from vidgen.nn.attention import Context
 from vidgen.nn.cache import KVCache
-from vidgen.nn.given import given_field, known_cells, with_given
+from vidgen.nn.given import covered, given_field, known_cells, with_given
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
 from vidgen.nn.parallel import counted_mean, own_rows, randn_like, world_size
-from vidgen.nn.pyramid import area_down, next_input, upsample
+from vidgen.nn.pyramid import area_down, checked_scales, residual_pyramid, upsample
 from vidgen.nn.rope import rotary_table
 from vidgen.nn.sequence import full_grid
 from vidgen.nn.trunk import FinalNorm, Trunk
@@ -88,13 +88,13 @@ class Given:
 
     Attributes:
         z: all cells (B, D, t, h, w), as tokens are made of.
-        mask: (B, t, h, w) those that are known.
+        tokens: (B, N) those of all scales that are forced: they cover known cells alone.
         places: (n,) cells, in raster order, that are known in any clip.
         seen: (B, n) which of those each clip knows; None where all know the same.
     """
 
     z: Tensor
-    mask: Tensor
+    tokens: Tensor
     places: Tensor
     seen: Tensor | None
 
@@ -288,12 +288,9 @@ class VAR(nn.Module):
     def _loss(self, latent: Latent, condition: Condition | None, wrong: float, smoothing: float) -> Losses:
         targets, sums = self._pyramid(latent, wrong)
         grids = self._grids(latent)
-        losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
         given = self._given(condition, grids, latent.start)
-        new = None
-        if given is not None:  # what is given need not be said
-            new = ~torch.cat([_forced(given, block) for block in _blocks(grids, self.scales) if block.scale < self.scales], dim=1)
-        total, count = counted_mean(losses, new)
+        losses = self.head.loss(self._through(sums, grids, condition, latent.start, given), torch.cat(targets, dim=1), smoothing)
+        total, count = counted_mean(losses, None if given is None else ~given.tokens)  # what is given need not be said
         return Losses(total=total, scalars={"flow" if self.continuous else "nll": total}, count=count)
 
     def forward(
@@ -307,7 +304,13 @@ class VAR(nn.Module):
             condition: of B clips.
             start: absolute index of the first cell.
         """
-        blocks, given = _blocks(grids, self.scales), self._given(condition, grids, start)
+        return self._through(sums, grids, condition, start, self._given(condition, grids, start))
+
+    def _through(
+        self, sums: Sequence[Tensor], grids: tuple[Shape, ...], condition: Condition | None, start: int, given: Given | None
+    ) -> Tensor:
+        """As :meth:`forward`, with what is known of ``condition``."""
+        blocks = _blocks(grids, self.scales)
         view = self._view(condition, given, len(sums[0]), grids, start)
         parts = [self._shown(block, sums[block.piece * self.scales + block.scale - 1], view) for block in blocks]
         parts = [self._prefix(view), *parts] if given is not None else parts
@@ -315,7 +318,7 @@ class VAR(nn.Module):
         per_token = view.told.shape[1] > 1
         rope = self._rope(torch.cat(positions))
         out = self.trunk(
-            torch.cat(x, dim=1), torch.cat(c, dim=1) if per_token else c[0], rope, self._mask(blocks, given), context=view.context
+            torch.cat(x, dim=1), torch.cat(c, dim=1) if per_token else c[0], rope, self._mask(grids, given), context=view.context
         )
         drawn = [block.scale < self.scales for block in blocks]
         drawn = [False, *drawn] if given is not None else drawn
@@ -393,7 +396,7 @@ class VAR(nn.Module):
             truth = to_tokens(area_down(h[:, :, time].to(z) - z, block.grid)) / self.std[block.scale]
         else:
             truth = given_field(condition, "ids")[:, block.tokens]
-        return torch.where(_forced(given, block)[: len(tokens)].unsqueeze(-1), truth, tokens)
+        return torch.where(given.tokens[: len(tokens), block.tokens].unsqueeze(-1), truth, tokens)
 
     def _latent(
         self, finished: list[tuple[Tensor, list[Tensor]]], shape: Shape, start: int, condition: Condition | None
@@ -421,7 +424,7 @@ class VAR(nn.Module):
             told=self.conditioner.vector(condition, batch, cells, start),
             context=self.conditioner.context(condition, batch),
             given=given,
-            full=_full(_blocks(grids, self.scales), self.scales).to(self.begin.device),
+            full=_full(grids, self.scales, self.begin.device),
         )
 
     def _shown(self, block: Block, z: Tensor, view: View) -> Part:
@@ -430,7 +433,7 @@ class VAR(nn.Module):
         scale = self.scale.weight[block.scale]
         if block.scale == 0:
             return (self.begin + scale + c).expand(view.batch, prod(block.grid), -1), c, view.layout.positions[block.tokens]
-        z = z if block.scale == self.scales else next_input(z, block.grid)
+        z = z if block.scale == self.scales else area_down(z, block.grid)
         x = self.embed(self._standard(z)) + scale
         x = x.repeat(view.batch // len(x), 1, 1)
         return x, c, view.layout.positions[block.tokens]
@@ -449,31 +452,18 @@ class VAR(nn.Module):
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rotary_table(positions, self.trunk.head_dim, self.rope_theta)
 
-    def _mask(self, blocks: Sequence[Block], given: Given | None) -> Tensor | tuple[int, ...]:
+    def _mask(self, grids: tuple[Shape, ...], given: Given | None) -> Tensor | tuple[int, ...]:
         """Who sees whom, of all blocks at once, the known cells first."""
-        sizes = [len(given.places)] if given is not None else []
-        sizes += [prod(block.grid) for block in blocks]
-        partial = given is not None and given.seen is not None
-        if not partial and len(blocks) == self.scales:
-            return tuple(sizes)
-        ahead = [None] if given is not None else []
-        table = torch.tensor([[self._sees(one, other) for other in [*ahead, *blocks]] for one in [*ahead, *blocks]])
-        counts = torch.tensor(sizes)
-        mask = table.repeat_interleave(counts, dim=0).repeat_interleave(counts, dim=1).to(self.begin.device)
-        if not partial:
+        seen = None if given is None else given.seen
+        known = 0 if given is None else len(given.places)
+        if seen is None and len(grids) == self.scales:
+            return (*([known] if known else []), *map(prod, grids))
+        mask = _sight(grids, self.scales, self.memory, known, self.begin.device)
+        if seen is None:
             return mask
-        assert given is not None and given.seen is not None
-        mask = mask.expand(len(given.seen), 1, -1, -1).clone()
-        mask[..., : sizes[0]] &= given.seen[:, None, None]
+        mask = mask.expand(len(seen), 1, -1, -1).clone()
+        mask[..., :known] &= seen[:, None, None]
         return mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # a softmax needs something
-
-    def _sees(self, one: Block | None, other: Block | None) -> bool:
-        """Whether tokens of ``one`` see those of ``other``; None for the known cells."""
-        if other is None or one is None:
-            return other is None
-        if other.scale == self.scales:
-            return one == other or 0 < one.piece - other.piece <= self.memory
-        return one.piece == other.piece and other.scale <= one.scale < self.scales
 
     # Latents
 
@@ -499,16 +489,19 @@ class VAR(nn.Module):
             h = latent.drawn(randn_like(h))
         targets, sums = [], []
         for piece, part in enumerate(h.split(self.spec.pieces(h.shape[2], latent.start), dim=2)):
-            z = torch.zeros_like(part)
-            for scale, grid in enumerate(grids[piece * self.scales :][: self.scales]):
-                residue = area_down(part - z, grid)
-                targets.append(to_tokens(residue) / self.std[scale])
-                if wrong and scale < self.scales - 1:
-                    level = wrong * own_rows(torch.rand(world_size() * len(h), 1, 1, 1, 1, device=h.device))
-                    residue = residue + level * self.std[scale].view(-1, 1, 1, 1) * randn_like(residue)
-                z = z + upsample(residue, _grid(part), UPSAMPLING)
-                sums.append(z)
+            residues, own = residual_pyramid(
+                part, grids[piece * self.scales :][: self.scales], UPSAMPLING, partial(self._seen, wrong)
+            )
+            targets += [to_tokens(residue) / self.std[scale] for scale, residue in enumerate(residues)]
+            sums += own
         return targets, sums
+
+    def _seen(self, wrong: float, scale: int, residue: Tensor) -> Tensor:
+        """What a scale of real numbers adds to the sum in training: itself and, but for the last, noise."""
+        if not wrong or scale == self.scales - 1:
+            return residue
+        level = wrong * own_rows(torch.rand(world_size() * len(residue), 1, 1, 1, 1, device=residue.device))
+        return residue + level * self.std[scale].view(-1, 1, 1, 1) * randn_like(residue)
 
     @torch.no_grad()
     def _given(self, condition: Condition | None, grids: tuple[Shape, ...], start: int, copies: int = 1) -> Given | None:
@@ -524,7 +517,7 @@ class VAR(nn.Module):
         flat = mask.flatten(1)
         places = flat.any(dim=0).nonzero().squeeze(1)
         seen = flat[:, places]
-        return Given(z, mask, places, None if bool(seen.all()) else seen)
+        return Given(z, covered(mask, grids, self.scales), places, None if bool(seen.all()) else seen)
 
 
 class _Stream:
@@ -534,10 +527,11 @@ class _Stream:
         self.model, self.view = model, view
         self.held: list[tuple[Block | None, int]] = []
         prefix = 0 if view.given is None else len(view.given.places)
-        piece = sum(prod(block.grid) for block in blocks if block.piece == max(one.piece for one in blocks))
-        piece = max(piece, sum(prod(block.grid) for block in blocks if block.piece == 0 and block.scale < model.scales))
-        finished = max((prod(block.grid) for block in blocks if block.scale == model.scales), default=0)
-        self.cache = KVCache(model.trunk, view.batch, prefix + piece + (model.memory + 1) * finished)
+        most = max(
+            sum(prod(other.grid) for other in blocks[: index + 1] if _sees(block, other, model.scales, model.memory))
+            for index, block in enumerate(blocks)
+        )
+        self.cache = KVCache(model.trunk, view.batch, prefix + most)
         if view.given is not None:
             self._run(None, model._prefix(view))
 
@@ -545,7 +539,7 @@ class _Stream:
         """The trunk's output (B, n, width) at the next block, given z so far."""
         first = 0
         for other, size in list(self.held):
-            if self.model._sees(block, other):
+            if _sees(block, other, self.model.scales, self.model.memory):
                 first += size
             else:
                 self.cache.drop(first, first + size)
@@ -587,15 +581,31 @@ def _blocks(grids: tuple[Shape, ...], scales: int) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _full(blocks: Sequence[Block], scales: int) -> Tensor:
+def _sees(one: Block | None, other: Block | None, scales: int, memory: int) -> bool:
+    """Whether tokens of ``one`` see those of ``other``; None for the known cells."""
+    if other is None or one is None:
+        return other is None
+    if other.scale == scales:
+        return one == other or 0 < one.piece - other.piece <= memory
+    return one.piece == other.piece and other.scale <= one.scale < scales
+
+
+@lru_cache(maxsize=16)
+def _sight(grids: tuple[Shape, ...], scales: int, memory: int, known: int, device: torch.device) -> Tensor:
+    """(N, N) which tokens of all blocks see which, after ``known`` cells that are given."""
+    blocks = [*([None] if known else []), *_blocks(grids, scales)]
+    with torch.inference_mode(False):  # what was made for sampling is used in training too
+        table = torch.tensor([[_sees(one, other, scales, memory) for other in blocks] for one in blocks])
+        counts = torch.tensor([known if block is None else prod(block.grid) for block in blocks])
+        return table.repeat_interleave(counts, dim=0).repeat_interleave(counts, dim=1).to(device)
+
+
+@lru_cache(maxsize=64)
+def _full(grids: tuple[Shape, ...], scales: int, device: torch.device) -> Tensor:
     """The places, in the layout of all scales, of the cells of the whole window."""
-    return torch.cat([torch.arange(block.first, block.tokens.stop) for block in blocks if block.scale == scales - 1])
-
-
-def _forced(given: Given, block: Block) -> Tensor:
-    """(B, n) which tokens of a block cover known cells alone."""
-    covered = area_down(given.mask[:, None, slice(*block.time)].float(), block.grid)
-    return covered.flatten(1) > 1 - 1e-6
+    last = [block for block in _blocks(grids, scales) if block.scale == scales - 1]
+    with torch.inference_mode(False):
+        return torch.cat([torch.arange(block.first, block.tokens.stop, device=device) for block in last])
 
 
 def _grid(z: Tensor) -> Shape:
@@ -619,9 +629,4 @@ def _with_scales(spec: LatentSpec, scales: Sequence[tuple[float, float, float]],
             "var goes from coarse to fine, and this tokenizer's ids have a single scale: use "
             f"tokenizer={'pyramid_lfq' if bits else 'pyramid'}, or let 'vidgen fit generator=var' train this one with scales."
         )
-    checked = tuple((float(t), float(h), float(w)) for t, h, w in scales)
-    if not checked or checked[-1] != (1, 1, 1) or not all(0 < part <= 1 for scale in checked for part in scale):
-        raise UserError("var's scales are fractions (t, h, w) of the grid, above 0 and at most 1, the last 1, 1, 1.")
-    if clip < 0 or (not clip and any(scale[0] != 1 for scale in checked)):
-        raise UserError("Scales that grow in time need clip, the cells that have a pyramid of their own: at least 1.")
-    return replace(spec, scales=checked, clip=clip or None)
+    return replace(spec, scales=checked_scales(scales, clip), clip=clip or None)

@@ -7,12 +7,13 @@ treats each of them by itself, so a pyramid is causal, and one frame is treated 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidgen.errors import UserError
 from vidgen.latents import Shape
 
 SPATIAL = {"bicubic": "bicubic", "trilinear": "bilinear"}
@@ -36,21 +37,16 @@ def upsample(x: Tensor, grid: Shape, mode: str) -> Tensor:
     return x if x.shape[2] == grid[0] else F.interpolate(x, grid, mode="trilinear", align_corners=False)
 
 
-def next_input(z: Tensor, grid: Shape) -> Tensor:
-    """What a next-scale model sees of the scales so far, for the scale of ``grid``: their sum ``z`` (B, D, t, h, w), area down.
-
-    The same in training, where ``z`` comes from all scales of a clip at once, and in sampling, where it grows scale by scale.
-    """
-    return area_down(z, grid)
-
-
-def residual_pyramid(x: Tensor, grids: Sequence[Shape], mode: str = "trilinear") -> tuple[list[Tensor], list[Tensor]]:
+def residual_pyramid(
+    x: Tensor, grids: Sequence[Shape], mode: str = "trilinear", shown: Callable[[int, Tensor], Tensor] | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
     """``x`` (B, C, T, H, W) as a pyramid without quantization, for continuous latents.
 
     Args:
         x: what is decomposed.
         grids: of the scales, coarse to fine, the last that of ``x``.
         mode: the way up, ``trilinear`` or ``bicubic``.
+        shown: what is sent up in the place of what a scale, told by its number, holds; noise that later scales are to mend.
 
     Returns:
         per scale, what was left at its grid (B, C, *grid), and the sum (B, C, T, H, W) of what has been sent up so far; the last
@@ -58,11 +54,26 @@ def residual_pyramid(x: Tensor, grids: Sequence[Shape], mode: str = "trilinear")
     """
     z = torch.zeros_like(x)
     residues, sums = [], []
-    for grid in grids:
+    for scale, grid in enumerate(grids):
         residues.append(area_down(x - z, grid))
-        z = z + upsample(residues[-1], (x.shape[2], x.shape[3], x.shape[4]), mode)
+        sent = residues[-1] if shown is None else shown(scale, residues[-1])
+        z = z + upsample(sent, (x.shape[2], x.shape[3], x.shape[4]), mode)
         sums.append(z)
     return residues, sums
+
+
+def checked_scales(scales: Sequence[Sequence[float]], clip: int) -> tuple[tuple[float, float, float], ...]:
+    """The scales of a pyramid as numbers.
+
+    Raises:
+        UserError: where they make none, or grow in time and ``clip``, the cells that have a pyramid of their own, is 0.
+    """
+    checked = tuple((float(t), float(h), float(w)) for t, h, w in scales)
+    if not checked or checked[-1] != (1, 1, 1) or not all(0 < part <= 1 for scale in checked for part in scale):
+        raise UserError("A pyramid's scales are fractions (t, h, w) of the grid, above 0 and at most 1, the last 1, 1, 1.")
+    if clip < 0 or (not clip and any(scale[0] != 1 for scale in checked)):
+        raise UserError("Scales that grow in time need clip, the cells that have a pyramid of their own: at least 1.")
+    return checked
 
 
 def split_scales(ids: Tensor, grids: Sequence[Shape]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from vidgen.errors import UserError
 from vidgen.latents import Shape, scale_grids
 from vidgen.nn.parallel import own_rows, world_size
-from vidgen.nn.pyramid import SPATIAL, Phi, area_down, nearest_tick, residual_pyramid, split_scales, upsample
+from vidgen.nn.pyramid import SPATIAL, Phi, area_down, checked_scales, nearest_tick, residual_pyramid, split_scales, upsample
 from vidgen.protocols import Quantized
 from vidgen.registry import build, unknown
 
@@ -99,7 +99,7 @@ class Pyramid(nn.Module):
         learn_gain: bool = False,
     ) -> None:
         super().__init__()
-        self.scales = _checked(scales, clip)
+        self.scales = checked_scales(scales, clip)
         if upsampling not in SPATIAL:
             raise unknown("way up in a pyramid", upsampling, SPATIAL)
         if phi < 0 or not 0 <= phi_ratio <= 1 or gain <= 0:
@@ -247,16 +247,6 @@ class Pyramid(nn.Module):
             residues, _ = residual_pyramid(x, scale_grids(_grid(x), self.scales), self.upsampling)
             self.quantizer(_in_a_row([residue / self._gain(scale, x) for scale, residue in enumerate(residues)]))
         self.started.fill_(True)
-
-
-def _checked(scales: Sequence[tuple[float, float, float]], clip: int) -> tuple[tuple[float, float, float], ...]:
-    """The scales as numbers, if they make a pyramid."""
-    checked = tuple((float(t), float(h), float(w)) for t, h, w in scales)
-    if not checked or checked[-1] != (1, 1, 1) or not all(0 < part <= 1 for scale in checked for part in scale):
-        raise UserError("A pyramid's scales are fractions (t, h, w) of the grid, above 0 and at most 1, the last 1, 1, 1.")
-    if clip < 0 or (_grows(checked) and not clip):
-        raise UserError("Scales that grow in time need clip, the cells that have a pyramid of their own: at least 1.")
-    return checked
 
 
 def _grows(scales: Sequence[tuple[float, float, float]]) -> bool:
