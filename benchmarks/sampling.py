@@ -158,7 +158,7 @@ def without_cache(model: Any, num: int, shape: Shape, condition: Condition) -> L
     grids, device = model.space.spec.grids(shape), model.begin.device
     places = model.places(grids, 0, None, device)
     told, copies = model.conditioner.guide(condition, num, scale=SCALE).at(0.0)
-    c = model.conditioner.vector(told, copies * num, grids[-1][0])
+    c, _ = model.conditioner.told(told, copies * num, grids[-1][0])
     size = sum(map(prod, grids))
     noise = sample_uniform(num, (size, model.head.draws), seed=0, first=0, start=0, device=device)
     tokens = torch.zeros(num, size, len(model.spec.levels), dtype=torch.long, device=device)

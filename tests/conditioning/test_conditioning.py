@@ -78,9 +78,10 @@ def trunk_output(built: Conditioner, condition: Condition | None, batch: int = B
             weight.add_(0.1 * torch.randn(weight.shape))
     grid = (GRID[0], 1, 2)
     x = torch.randn(1, 10, WIDTH, dtype=torch.float64).expand(batch, -1, -1)
-    c = built.vector(condition, batch, GRID[0]).expand(-1, GRID[0], -1).repeat_interleave(2, dim=1)
+    c, context = built.told(condition, batch, GRID[0])
+    c = c.expand(-1, GRID[0], -1).repeat_interleave(2, dim=1)
     rope = rotary_table(grid_positions(grid), trunk.head_dim)
-    return trunk(x, c, rope, context=built.context(condition, batch))
+    return trunk(x, c, rope, context=context)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
@@ -139,8 +140,9 @@ def test_dropouts_are_independent_of_one_another() -> None:
 def test_data_without_labels_needs_no_other_recipe() -> None:
     built = conditioner({"label": {}}, num_classes=0)
     assert built.names == ()
-    assert torch.equal(built.vector(None, 2, 5), torch.zeros(2, 1, WIDTH))
-    assert built.context(None, 2) is None and not built.needs_context
+    vector, context = built.told(None, 2, 5)
+    assert torch.equal(vector, torch.zeros(2, 1, WIDTH))
+    assert context is None and not built.needs_context
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,12 @@ def test_parts_that_cannot_be(parts: dict[str, Any], known: dict[str, Any], sent
 def test_what_the_model_does_not_know_is_told(condition: Condition, sentence: str) -> None:
     built = conditioner({"label": {}, "action": {}, "frames": {}})
     with pytest.raises(UserError) as error:
-        built.check(condition)
+        built.checked(condition)
     assert str(error.value).startswith(sentence)
 
 
 def test_what_it_knows_is_welcome() -> None:
-    conditioner(everything()).check(told())
+    conditioner(everything()).checked(told())
 
 
 # Each part
@@ -194,7 +196,7 @@ def test_actions_are_a_linear_layer_over_one_hot_codes() -> None:
     built = conditioner({"action": {}})
     action = torch.randint(-1, ACTIONS, (2, 17), generator=torch.Generator().manual_seed(0))
     table = built.parts["action"].table.weight.view(4, ACTIONS + 1, WIDTH)
-    found = built.vector(Condition(action=action), 2, 5)
+    found = built.told(Condition(action=action), 2, 5)[0]
     cells = [[0], *([1 + 4 * i + j for j in range(4)] for i in range(4))]
     for clip, (cell, frames) in itertools.product(range(2), enumerate(cells)):
         places = [3] if len(frames) == 1 else range(4)
@@ -206,11 +208,11 @@ def test_actions_are_a_linear_layer_over_one_hot_codes() -> None:
 def test_an_action_is_told_to_its_own_cell(start: int, cells: int, frames: int) -> None:
     built = conditioner({"action": {}})
     base = torch.zeros(1, frames).long()
-    before = built.vector(Condition(action=base), 1, cells, start)
+    before = built.told(Condition(action=base), 1, cells, start)[0]
     for frame in range(frames):
         changed = base.clone()
         changed[0, frame] = 2
-        differs = (built.vector(Condition(action=changed), 1, cells, start) != before).any(-1)[0]
+        differs = (built.told(Condition(action=changed), 1, cells, start)[0] != before).any(-1)[0]
         cell = (frame + 3) // 4 if start == 0 else frame // 4
         assert differs.tolist() == [i == cell for i in range(cells)]
 
@@ -219,10 +221,10 @@ def test_frames_that_rounding_up_added_have_no_action() -> None:
     built = conditioner({"action": {}})
     action = torch.ones(1, 7).long()
     padded = torch.cat([action, torch.full((1, 2), -1)], dim=1)
-    close(built.vector(Condition(action=action), 1, 3), built.vector(Condition(action=padded), 1, 3))
+    close(built.told(Condition(action=action), 1, 3)[0], built.told(Condition(action=padded), 1, 3)[0])
     for frames in (5, 10):
         with pytest.raises(UserError, match=f"There are actions for {frames} frames, and the window has 9"):
-            built.vector(Condition(action=torch.zeros(1, frames).long()), 1, 3)
+            built.told(Condition(action=torch.zeros(1, frames).long()), 1, 3)[0]
 
 
 def test_words_and_marks() -> None:
@@ -267,9 +269,9 @@ def test_frames_of_ids_are_told_by_what_the_ids_mean() -> None:
     built = conditioner({"frames": {"context": 1.0}}, where)
     ids = torch.randint(0, 7, (2, 6, 1))
     given = Latent(spec=where.spec, grids=((1, 3, 2),), num_frames=1, ids=ids)
-    context = built.context(Condition(frames=given), 2)
+    context = built.told(Condition(frames=given), 2, 1)[1]
     assert context is not None
-    swapped = built.context(Condition(frames=replace(given, ids=ids.flip(0))), 2)
+    swapped = built.told(Condition(frames=replace(given, ids=ids.flip(0))), 2, 1)[1]
     assert swapped is not None
     close(swapped.tokens, context.tokens.flip(0))
 
@@ -331,7 +333,7 @@ def test_a_share_of_the_steps_is_of_cells_that_lie_apart() -> None:
         frames = [frame for cell in cells for frame in range(4 * cell, 4 * cell + 4) if frame < 19]
         assert torch.equal(told.action, action[:, frames])
         assert some.num_frames == told.action.shape[1]
-        built.vector(told, BATCH, len(cells), some.start)  # as many actions as the window has frames
+        built.told(told, BATCH, len(cells), some.start)[0]  # as many actions as the window has frames
     assert 160 < len(drawn) < 240 and len(set(drawn)) > 15
     given = Condition(known=clips)
     assert conditioner({"frames": {"spread": 1.0}}).draw_cells(clips, given) == (clips, given)
@@ -341,8 +343,8 @@ def test_a_share_of_the_steps_is_of_cells_that_lie_apart() -> None:
 
 def test_cells_that_lie_apart_know_their_time_beside_frames_given_apart() -> None:
     built = conditioner({"frames": {"context": 0.5, "spread": 0.5}})
-    whole = built.vector(None, 2, 6, 3)
-    close(built.vector(Condition(places=(3, 5, 8)), 2, 3, 3), whole[:, [0, 2, 5]])
+    whole = built.told(None, 2, 6, 3)[0]
+    close(built.told(Condition(places=(3, 5, 8)), 2, 3, 3)[0], whole[:, [0, 2, 5]])
 
 
 def test_a_share_is_a_share() -> None:

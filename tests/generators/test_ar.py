@@ -463,7 +463,7 @@ def test_a_pass_a_token(known: bool) -> None:
 def test_what_a_cell_is_told_reaches_its_tokens_and_what_follows() -> None:
     ar, grids = model(PLAIN, order="columns"), ((3, 1, 2),)
     c = torch.randn(1, 3, 24, dtype=torch.float64, requires_grad=True)
-    ar.conditioner.vector = lambda *given: c  # type: ignore[method-assign]
+    ar.conditioner.told = lambda *given: (c, None)  # type: ignore[method-assign]
     places = ar.places(grids, 0, None, CPU)
     x = full_pass(ar, random_tokens(PLAIN, grids, 1), places, ar._told(None, 1, 1, places, grids, 0))
     for place in range(6):

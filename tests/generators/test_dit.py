@@ -462,8 +462,7 @@ def test_what_a_token_is_told_is_the_mean_over_its_cells() -> None:
     """Of a conditioner that tells cells apart, with a last token that is not full."""
     dit = stirred("kl", patch=(2, 2, 2))
     said = torch.arange(5.0).view(1, 5, 1).expand(2, 5, 32)
-    dit.conditioner.vector = lambda *_: said
-    told = dit._told(None, 2, 5, 0, (3, 2, 1))
+    told = dit._by_token(said, (3, 2, 1))
     assert told[0, :, 0].tolist() == [0.5, 0.5, 2.5, 2.5, 4.0, 4.0]
 
 

@@ -292,6 +292,13 @@ def test_each_step_reveals_its_count_feeds_back_what_was_drawn_and_keeps_what_is
 
 
 @pytest.mark.parametrize("order", ["confidence", "random"])
+def test_of_fewer_tokens_than_steps_each_has_a_step_and_no_call_is_wasted(order: str) -> None:
+    tokens, known, toy = torch.zeros(2, 3, 1, dtype=torch.long), torch.tensor([[0, 0, 0], [1, 0, 1]]).bool(), Toy(5)
+    decode(order, toy, tokens, known, 12)
+    assert toy.calls == 3
+
+
+@pytest.mark.parametrize("order", ["confidence", "random"])
 def test_it_does_as_the_plain_loop_of_the_paper(order: str) -> None:
     """Against a loop over samples and tokens, with the same tokens drawn and the same noise."""
     places, steps, generator = 17, 5, torch.Generator().manual_seed(6)

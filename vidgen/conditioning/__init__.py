@@ -86,42 +86,37 @@ class Conditioner(nn.Module):
         """Whether it was trained on windows whose cells lie apart."""
         return any(getattr(part, "spread", 0) > 0 for part in self.parts.values())
 
-    def vector(self, condition: Condition | None, batch: int, cells: int, start: int = 0) -> Tensor:
-        """What the parts say, summed: (batch, 1, width), or (batch, cells, width) where one of them tells cells apart.
+    def told(self, condition: Condition | None, batch: int, cells: int, start: int = 0) -> tuple[Tensor, Context | None]:
+        """What the parts say, summed, and what they give to cross-attention.
 
         Args:
             condition: of ``batch`` clips; what it lacks is null.
             batch: clips.
             cells: cells of the window along time.
             start: absolute index of the first of them.
+
+        Returns:
+            (batch, 1, width), or (batch, cells, width) where one of them tells cells apart; and (batch, M, width), or None where
+            none of them has tokens for any clip of the batch. To a clip of others that has none of its own it is silent.
         """
-        total = self._here.new_zeros(batch, 1, self.width)
+        total, said = self._here.new_zeros(batch, 1, self.width), []
         for part in self.parts.values():
-            said = part.vector(condition or Condition(), batch, cells, start)
-            total = total if said is None else total + said
-        return total
-
-    def context(self, condition: Condition | None, batch: int) -> Context | None:
-        """What the parts give to cross-attention, (batch, M, width); None where none of them has anything to say of the batch.
-
-        In a batch that has some a clip may have no tokens of its own: to it the context is silent.
-        """
-        found = [part.tokens(condition or Condition(), batch) for part in self.parts.values()]
-        said = [one for one in found if one is not None]
+            vector, tokens = part.told(condition or Condition(), batch, cells, start)
+            total = total if vector is None else total + vector
+            said += [] if tokens is None else [tokens]
         if not said:
-            return None
-        return Context(
-            tokens=torch.cat([tokens for tokens, _ in said], dim=1), mask=torch.cat([there for _, there in said], dim=1)
-        )
+            return total, None
+        tokens, there = (torch.cat(parts, dim=1) for parts in zip(*said, strict=True))
+        return total, Context(tokens=tokens, mask=there)
 
-    def check(self, condition: Condition | None) -> None:
-        """Sees that the model was trained with all that it is told, and knows the values.
+    def checked(self, condition: Condition | None) -> Condition | None:
+        """The condition on the model's device, if the model was trained with all that it is told, and knows the values.
 
         Raises:
             UserError: naming what it does know.
         """
         if condition is None:
-            return
+            return None
         readers = {part.field: part for part in self.parts.values()}
         for field in ("label", "text", "action", "frames"):
             if getattr(condition, field) is None:
@@ -136,7 +131,8 @@ class Conditioner(nn.Module):
                 "This model was not trained on windows whose cells lie apart: train one with "
                 "generator.conditioning.frames.spread=0.5, or leave 'places' out."
             )
-        self.check(condition.negative)
+        self.checked(condition.negative)
+        return condition.to(self._here.device)
 
     def drop(self, condition: Condition | None) -> Condition | None:
         """In training: each part's word is taken from a share of the clips, its ``dropout``, independently of the others."""

@@ -37,6 +37,12 @@ class Part(nn.Module):
         """(batch, M, width) and (batch, M) which of them are there; None where it has nothing to say of the batch."""
         return None
 
+    def told(
+        self, condition: Condition, batch: int, cells: int, start: int
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """:meth:`vector` and :meth:`tokens`, for parts that make both of one thing."""
+        return self.vector(condition, batch, cells, start), self.tokens(condition, batch)
+
     def check(self, condition: Condition) -> None:
         """Sees that the values are ones that it knows.
 

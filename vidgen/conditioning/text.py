@@ -98,15 +98,15 @@ class Text(Part):
         self.pool = nn.Linear(width, width)
         self.null = nn.Parameter(torch.randn(width) * 0.02)
 
-    def vector(self, condition: Condition, batch: int, cells: int, start: int) -> Tensor:
-        """(batch, 1, width)."""
+    def told(self, condition: Condition, batch: int, cells: int, start: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """(batch, 1, width), the mean of the tokens, and these: captions are read once."""
         found = self.tokens(condition, batch)
         if found is None:
-            return self.null.expand(batch, 1, -1)
+            return self.null.expand(batch, 1, -1), None
         tokens, there = found
         count = there.sum(1, keepdim=True).clamp_min(1)
         pooled = self.pool((tokens * there.unsqueeze(-1)).sum(1) / count)
-        return torch.where(there.any(1, keepdim=True), pooled, self.null).unsqueeze(1)
+        return torch.where(there.any(1, keepdim=True), pooled, self.null).unsqueeze(1), found
 
     def tokens(self, condition: Condition, batch: int) -> tuple[Tensor, Tensor] | None:
         if condition.text is None:

@@ -268,8 +268,8 @@ class AR(nn.Module):
     ) -> _Told:
         """What ``copies`` times ``num`` clips are told: a vector a clip or a place, and what cross-attention sees."""
         batch = copies * num
-        c = self.conditioner.vector(condition, batch, full_grid(self.spec, grids)[0], start)
-        return _Told(c if c.shape[1] == 1 else _take(c, places.cell), self.conditioner.context(condition, batch), copies)
+        c, context = self.conditioner.told(condition, batch, full_grid(self.spec, grids)[0], start)
+        return _Told(c if c.shape[1] == 1 else _take(c, places.cell), context, copies)
 
     # Sampling ---------------------------------------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class AR(nn.Module):
         """
         if steps is not None:
             raise UserError(f"ar takes one step a token, so steps={steps} says nothing to it: leave steps out.")
-        self.conditioner.check(condition)
+        condition = self.conditioner.checked(condition)
         grids, device = self.spec.grids(shape, start), self.begin.device
         tokens, known = self.tokens.given(condition, num, grids, start, self.begin)
         prefix, past = self._split(known, grids)

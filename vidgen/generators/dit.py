@@ -224,7 +224,9 @@ class DiT(nn.Module):
         _, _, frames, height, width = x.shape
         tokens = patchify(self._filled(x).movedim(1, -1), self.patch)
         grid = tokens.shape[1:4]
-        embedded, c = self.embed(tokens.flatten(1, 3)), self._told(condition, len(x), frames, start, grid)
+        embedded = self.embed(tokens.flatten(1, 3))
+        said, context = self.conditioner.told(condition, len(x), frames, start)
+        c = self._by_token(said, grid)
         if t.ndim == 1:
             c = c + self.time(t).unsqueeze(1)
         else:  # a token is at the level of its noisiest cell, and is told how much cleaner the others are
@@ -238,7 +240,6 @@ class DiT(nn.Module):
         cell = torch.arange(grid[0], device=x.device).repeat_interleave(grid[1] * grid[2])  # one a token, where they lie apart
         positions = at_places(positions, cell, apart(condition, start, frames))
         rope = rotary_table(positions, self.trunk.head_dim, self.rope_theta)
-        context = self.conditioner.context(condition, len(x))
         features = self.final(self.trunk(embedded, c, rope, context=context, frames=grid[0]), c)
         out = unpatchify(features.to(x.dtype).unflatten(1, grid), self.patch)[:, :frames, :height, :width].movedim(-1, 1)
         if self.prediction == "x" and self.space.spec.kind == "bits":
@@ -246,12 +247,11 @@ class DiT(nn.Module):
             out = torch.cat([torch.tanh(self.path.bit_evidence(x, per_cell(t)) + log_odds), *share], dim=1)
         return out
 
-    def _told(self, condition: Condition | None, batch: int, cells: int, start: int, grid: Sequence[int]) -> Tensor:
-        """What the conditioner says, (B, 1, width), or (B, N, width): to each token the mean over its cells."""
-        said = self.conditioner.vector(condition, batch, cells, start)
+    def _by_token(self, said: Tensor, grid: Sequence[int]) -> Tensor:
+        """What cells are told, (B, t, width), for tokens, (B, N, width): the mean over its cells. What all are told stays."""
         if said.shape[1] == 1:
             return said
-        last = torch.arange(grid[0] * self.patch[0], device=said.device).clamp_max(cells - 1)
+        last = torch.arange(grid[0] * self.patch[0], device=said.device).clamp_max(said.shape[1] - 1)
         return said[:, last].unflatten(1, (grid[0], self.patch[0])).mean(2).repeat_interleave(grid[1] * grid[2], dim=1)
 
     def _filled(self, x: Tensor, mode: str = "constant") -> Tensor:
@@ -340,7 +340,7 @@ class DiT(nn.Module):
         that has not seen given cells in training is shown them at the noise level of the rest (as Song et al., "Score-Based
         Generative Modeling", 2021, inpaint).
         """
-        self.conditioner.check(condition)
+        condition = self.conditioner.checked(condition)
         weight, grid = self.embed.weight, self.space.spec.grid(shape, start)
         given, where = _given(condition, grid, start), window_key(start, apart(condition, start, grid[0]))
 
@@ -391,8 +391,9 @@ class DiT(nn.Module):
 
         def network(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
             progress = 1.0
-            if guidance.scales and length > 2:
-                progress = min(sum(total > float(t.sum()) + 1e-9 for total in totals) / (length - 2), 1.0)
+            if guidance.scales and length > 2 and not guidance.options.steady:
+                now = float(t.sum()) + 1e-9
+                progress = min(sum(total > now for total in totals) / (length - 2), 1.0)
             condition, copies = guidance.at(progress)
             x, level = shown(x, t.to(x.dtype))
             level = level.expand(len(x)) if level.ndim == 0 else level.expand(len(x), 1, *x.shape[2:]).squeeze(1)

@@ -35,7 +35,7 @@ from vidgen.protocols import LatentSpace
 from vidgen.samplers import unmask
 from vidgen.samplers.discrete import check_truncation
 from vidgen.samplers.guidance import Guidance, GuidanceOptions
-from vidgen.samplers.noise import sample_noise, sample_uniform
+from vidgen.samplers.noise import sample_uniform
 from vidgen.samplers.places import apart, at_places, window_key
 
 ROUTES = {
@@ -194,13 +194,13 @@ class MaskGIT(nn.Module):
         """One pass: tokens (B, N, L or D), not looked at where ``masked`` (B, N) -> what the head takes, (B, N, width)."""
         layout, cells = token_layout(self.spec, grids, start, tokens.device), full_grid(self.spec, grids)[0]
         places = apart(condition, start, cells)
-        c = self.conditioner.vector(condition, len(tokens), cells, start)
+        c, context = self.conditioner.told(condition, len(tokens), cells, start)
         c = c if c.shape[1] == 1 else c[:, layout.cell]
         x = torch.where(masked.unsqueeze(-1), self.mask.to(self.place.weight.dtype), self.head.embed(tokens))
         rope = rotary_table(at_places(layout.positions, layout.cell, places), self.trunk.head_dim, self.rope_theta)
         from_first = token_layout(self.spec, grids, 0, tokens.device).positions
         x = x + self._where(layout, at_places(from_first, layout.cell, places), start)
-        x = self.trunk(x, c, rope, context=self.conditioner.context(condition, len(tokens)))
+        x = self.trunk(x, c, rope, context=context)
         return self.norm(x, c)
 
     def _where(self, layout: Layout, from_first: Tensor, start: int) -> Tensor:
@@ -235,15 +235,10 @@ class MaskGIT(nn.Module):
     def validation_loss(self, latent: Latent, condition: Condition | None = None) -> Tensor:
         """The mean loss at five mask ratios of training, each clip with a mask of its own that is the same every time.
 
-        Labels are not smoothed: of a head with a likelihood it is a mean of nats a token.
+        Labels are not smoothed: of a head with a likelihood it is a mean of nats a token. Of a posterior it is its mean's.
         """
-        fixed: dict[str, Any] = {"seed": 0, "first": 0, "start": latent.start}
-        where = next(iter(latent.tensors().values())).device
-        noise = None
-        if latent.logvar is not None:
-            noise = sample_noise(len(latent), latent.logvar.shape[1:], device=where, **fixed).to(latent.logvar.dtype)
-        tokens, grids = self.tokens.of(latent, noise), self.tokens.grids(latent)
-        u = sample_uniform(len(latent), tokens.shape[1:2], device=where, **fixed)
+        tokens, grids = self.tokens.of(latent, None), self.tokens.grids(latent)
+        u = sample_uniform(len(latent), tokens.shape[1:2], seed=0, first=0, start=latent.start, device=tokens.device)
         known = self._known(condition, tokens, grids, latent.start)
         training = self.head.training
         self.head.eval()  # whose own noise then is fixed
@@ -294,14 +289,14 @@ class MaskGIT(nn.Module):
         seed: int = 0,
     ) -> Latent:
         """``num`` latents of videos of ``shape`` (T, H, W); at ``temperature`` 0 the most likely tokens, whatever the seed."""
-        self.conditioner.check(condition)
+        condition = self.conditioner.checked(condition)
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise UserError(f"steps={steps} makes no sample: give steps=1 or more.")
         grids, device = self.spec.grids(shape, start), self.mask.device
         tokens, given = self.tokens.given(condition, num, grids, start, self.mask)
         known = torch.zeros_like(tokens[..., 0], dtype=torch.bool) if given is None else given
-        unknown = (~known).sum(dim=1).cpu()  # the one time that the device is waited for
+        unknown = (~known).sum(dim=1).cpu()  # waited for before the steps, which never wait
         if not bool(unknown.any()):
             return self.tokens.latent(tokens, shape, start, condition)
         size, draws = tokens.shape[1], self.head.draws

@@ -350,7 +350,7 @@ class VAR(nn.Module):
         """
         if steps not in (None, self.scales):
             raise UserError(f"var takes a step for each of its {self.scales} scales, and not {steps}: leave steps out.")
-        self.conditioner.check(condition)
+        condition = self.conditioner.checked(condition)
         grids = self.spec.grids(shape, start)
         guidance = self.conditioner.guide(condition, num, scale=guidance_scale)
         progress = [scale / max(self.scales - 1, 1) for scale in range(self.scales)]
@@ -418,11 +418,12 @@ class VAR(nn.Module):
         layout = token_layout(self.spec, grids, start, self.begin.device)
         cells = full_grid(self.spec, grids)[0]
         positions = at_places(layout.positions, layout.cell, apart(condition, start, cells))
+        told, context = self.conditioner.told(condition, batch, cells, start)
         return View(
             batch=batch,
             layout=replace(layout, positions=positions),
-            told=self.conditioner.vector(condition, batch, cells, start),
-            context=self.conditioner.context(condition, batch),
+            told=told,
+            context=context,
             given=given,
             full=_full(grids, self.scales, self.begin.device),
         )

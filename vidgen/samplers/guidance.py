@@ -71,6 +71,11 @@ class GuidanceOptions:
     interval: Sequence[float] = (0.0, 1.0)
     schedule: Schedule = "constant"
 
+    @property
+    def steady(self) -> bool:
+        """Whether guidance is the same at every step."""
+        return self.schedule == "constant" and tuple(self.interval) == (0.0, 1.0)
+
     def __post_init__(self) -> None:
         if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise UserError(

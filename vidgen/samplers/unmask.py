@@ -133,11 +133,11 @@ def by_confidence(draw: Draw, tokens: Tensor, known: Tensor, remaining: Tensor, 
         draw: the network and its head.
         tokens: (B, N, L), of which those that are ``known`` (B, N) stay as they are.
         known: tokens that are given.
-        remaining: (B, steps) of :func:`masked_counts`.
+        remaining: (B, steps) of :func:`masked_counts`, on the CPU.
         noise: (steps, B, N), of :func:`annealed_gumbel`.
     """
     masked, counts = ~known, remaining.to(tokens.device)
-    for step in range(counts.shape[1]):
+    for step in range(1 + int((remaining > 0).any(0).sum())):  # of fewer tokens than steps, the last reveal none
         drawn, log_probability = draw(step, tokens, masked, None)
         assert log_probability is not None
         tokens = torch.where(masked[..., None], drawn.to(tokens.dtype), tokens)  # what is masked again is not looked at
