@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -503,6 +504,22 @@ def test_pieces_share_their_losses_by_length() -> None:
     one, two = (built(part).losses["commitment"] for part in (x[:, :, :1], x[:, :, 1:]))
     assert float(two) > 2 * float(one)
     torch.testing.assert_close(in_pieces(built, x, [1, 2]).losses["commitment"], (one + 2 * two) / 3)
+
+
+@pytest.mark.parametrize(("clip", "lengths"), [(1, [1] * 5), (2, [1, 2, 2, 1]), (3, [3, 3])])
+def test_pieces_of_one_length_are_one_batch(clip: int, lengths: list[int]) -> None:
+    """The codes are those of each piece by itself, and codebooks learn once from all pieces of a length."""
+    built = pyramid(VQ, clip=clip)
+    x = torch.randn(2, 4, sum(lengths), 4, 4)
+    alone = [built.eval()(part) for part in x.split(lengths, dim=2)]
+    found = in_pieces(built, x, lengths)
+    assert torch.equal(found.ids, torch.cat([one.ids for one in alone], dim=1))
+    torch.testing.assert_close(found.z, torch.cat([one.z for one in alone], dim=2))
+    built.train().started.fill_(True)
+    learnt: list[int] = []
+    built.quantizer.register_forward_hook(lambda *_: learnt.append(1) if built.quantizer.training else None)
+    in_pieces(built, x, lengths)
+    assert len(learnt) == len([length for length, _ in itertools.groupby(lengths)])
 
 
 @pytest.mark.slow

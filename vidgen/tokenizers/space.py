@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -111,21 +113,37 @@ class BottleneckSpace:
 
 
 def in_pieces(quantize: Callable[[Tensor], Quantized], x: Tensor, lengths: Sequence[int]) -> Quantized:
-    """``quantize`` over the parts of ``x`` (B, C, t, h, w) that are quantized together (:meth:`LatentSpec.pieces`), joined."""
+    """``quantize`` over the parts of ``x`` (B, C, t, h, w) that are quantized together (:meth:`LatentSpec.pieces`), joined.
+
+    Parts of one length are one batch, so that a codebook learns from all of them at once, the longest run of parts first.
+    """
     if len(lengths) == 1:
         return quantize(x)
-    parts = [quantize(part) for part in x.split(list(lengths), dim=2)]
-    names, ids = parts[0].losses, [part.ids for part in parts if part.ids is not None]
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    own = x.split([length * count for length, count in runs], dim=2)
+    made: dict[int, Quantized] = {}
+    for index in sorted(range(len(runs)), key=lambda index: -own[index].shape[2]):
+        length, count = runs[index]
+        made[index] = _side_by_side(quantize(own[index].unflatten(2, (count, length)).transpose(1, 2).flatten(0, 1)), count)
+    codes = [made[index] for index in range(len(runs))]
     return Quantized(
-        z=torch.cat([part.z for part in parts], dim=2),
-        h=torch.cat([part.h for part in parts], dim=2),
-        ids=torch.cat(ids, dim=1) if ids else None,
+        z=torch.cat([code.z for code in codes], dim=2),
+        h=torch.cat([code.h for code in codes], dim=2),
+        ids=None if codes[0].ids is None else torch.cat([code.ids for code in codes if code.ids is not None], dim=1),
         losses={
-            name: sum((part.losses[name] * length for part, length in zip(parts, lengths, strict=True)), x.new_zeros(()))
-            / sum(lengths)
-            for name in names
+            name: torch.stack([code.losses[name] * code.z.shape[2] / x.shape[2] for code in codes]).sum()
+            for name in codes[0].losses
         },
     )
+
+
+def _side_by_side(code: Quantized, count: int) -> Quantized:
+    """Codes of ``count`` parts of each clip, a batch of B x ``count``, as those of B clips with the parts in a row."""
+    if count == 1:
+        return code
+    z, h = (part.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3) for part in (code.z, code.h))
+    ids = None if code.ids is None else code.ids.unflatten(0, (-1, count)).flatten(1, 2)
+    return replace(code, z=z, h=h, ids=ids)
 
 
 def as_latent(code: Quantized, spec: LatentSpec, standardise: Standardise, *, num_frames: int | None, start: int) -> Latent:
