@@ -19,6 +19,7 @@ import scaling
 import suite
 import timing
 import work
+from lines import cores
 from measured import LOSS, Run, average, cells, families, points, runs
 from records import read
 
@@ -121,7 +122,7 @@ def _timed(one: str, other: str) -> list[Vote]:
             continue
         low, high = row.quartiles
         steps = " and ".join(f"{name} in{rest[1:]}" for name, rest in zip((one, other), named.groups(), strict=True) if rest)
-        place = row.hardware.get("gpu") or f"{row.hardware['cores']} cores of {row.hardware['cpu']}"
+        place = row.hardware.get("gpu") or f"{cores(row.hardware)} of {row.hardware['cpu']}"
         what = f"{row.measure}{f', {steps}' if steps else ''}, on {place}, {row.pairs} pairs"
         found = f"{row.ratio:.2f} times ({low:.2f}–{high:.2f}) as fast: {what}"
         votes.append(Vote(found, of_interval(low, high, border=1.0), row.pairs))
@@ -268,8 +269,8 @@ def _half(run: Run) -> float:
 # The page -------------------------------------------------------------------------------------------------------------------
 
 FASTER = (
-    "Of timings in turns, the first quartile of the ratios is above 1. DiT has patches of 1x2x2, as published, so its trunk sees a "
-    "quarter of the tokens."
+    "Of timings in turns, the first quartile of the ratios is above 1. DiT has patches of 1x2x2, as published, so its trunk sees "
+    "a quarter of the tokens."
 )
 
 CLAIMS = (

@@ -153,7 +153,10 @@ def strided(
 def test_compression_is_weighed_by_the_interval_of_the_fall(put: Put) -> None:
     put("tokenizers.jsonl", [*strided(30.0), *strided(29.5, "4,8,8", rate=0.05), *strided(25.0, "4,16,16")])
     (vote,) = claims.compression().votes
-    assert vote.sign == 1 and "4x4x4 to 4x8x8: 0.50 dB less (0.36 to 0.64), at 4 times less rate, 1 seed, n is 64 clips" in vote.found
+    assert (
+        vote.sign == 1
+        and "4x4x4 to 4x8x8: 0.50 dB less (0.36 to 0.64), at 4 times less rate, 1 seed, n is 64 clips" in vote.found
+    )
     put("tokenizers.jsonl", [*strided(30.0, data="folder"), *strided(27.0, "4,8,8", data="folder")])
     assert [vote.sign for vote in claims.compression().votes] == [1, -1] and claims.compression().verdict == "undecided"
     assert claims.compression().votes[1].found.endswith("1 seed, n is 5 clips")
