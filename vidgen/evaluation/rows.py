@@ -318,7 +318,10 @@ MEASURES: dict[str, Measure] = {
         "The generator's objective on unseen clips with everything random held fixed: of one generator, size against size.",
     ),
     "generator/sample_flops": Measure(
-        "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with all of the recipe's steps and guidance."
+        "Sampling",
+        "FLOPs",
+        None,
+        "Floating-point operations to draw one clip's latents, with all of the recipe's steps and guidance.",
     ),
     "reconstruction/motion_fd": Measure(
         "motion-FD",
