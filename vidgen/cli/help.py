@@ -52,8 +52,8 @@ COMMANDS = {
             "vidgen sample frames=129 rollout.overlap=2 out=long",
             "vidgen sample frames=65 continue=VIDEO.mp4 num=4",
         ),
-        output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'. More frames than\n"
-        "a window holds, and 'continue', need a generator that takes given cells: maskgit, var, ar, or dit trained with\n"
+        output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'. More frames\n"
+        "than a window holds, and 'continue', need a generator that takes given cells: maskgit, var, ar, or dit trained with\n"
         "generator/conditioning=[label,frames].",
     ),
     "encode": Command(
