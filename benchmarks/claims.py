@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
 import rates
 import sampling
@@ -19,9 +19,9 @@ import scaling
 import suite
 import timing
 import work
+from lines import cores
 from measured import LOSS, Run, average, cells, families, points, runs
 from records import read
-from suite_tables import TOLERANCE
 
 from vidgen.config import load
 
@@ -48,13 +48,11 @@ class Vote:
         found: what came of it, in words.
         sign: whether it speaks for the claim (1), against it (-1) or for neither (0).
         n: the seeds, pairs or points that it rests on.
-        unlike: whether the trunks that are compared are given other numbers of tokens a clip.
     """
 
     found: str
     sign: int
     n: int
-    unlike: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,9 @@ class Outcome:
         return any(vote.n < ENOUGH for vote in self.votes)
 
     @property
-    def unlike(self) -> bool:
-        """Whether any of it is of trunks that are given other numbers of tokens."""
-        return any(vote.unlike for vote in self.votes)
-
-    @property
     def words(self) -> str:
         """The verdict with what has to be known of it."""
-        return self.verdict + (", so far" if self.so_far else "") + ("; not at equal tokens" if self.unlike else "")
+        return self.verdict + (", so far" if self.so_far else "")
 
 
 @dataclass(frozen=True)
@@ -108,10 +101,11 @@ def of_interval(low: float, high: float, border: float = 0.0) -> int:
 
 
 def faster(one: str, other: str) -> Outcome:
-    """Whether one generator samples faster than another, in timed pairs and in the runs of the suite of all pairs."""
-    timed = any(_subject(one, other).fullmatch(case.subject) for case in sampling.cases())
-    command = f"`python benchmarks/sampling.py --only {one}` or " if timed else ""
-    return decided([*_timed(one, other), *_run(one, other)], f"{command}`{_command('cpu')}`")
+    """Whether one generator samples faster than another, in timings of both in turns.
+
+    Seconds a sample of the suites are no part of it: each is one reading, taken under whatever load the machine had then.
+    """
+    return decided(_timed(one, other), f"`python benchmarks/sampling.py --only {one}`")
 
 
 def _subject(one: str, other: str) -> re.Pattern[str]:
@@ -126,42 +120,13 @@ def _timed(one: str, other: str) -> list[Vote]:
         named = _subject(one, other).fullmatch(row.subject)
         if not named or row.ratio is None or row.quartiles is None:
             continue
+        low, high = row.quartiles
         steps = " and ".join(f"{name} in{rest[1:]}" for name, rest in zip((one, other), named.groups(), strict=True) if rest)
-        place = row.hardware.get("gpu") or f"{row.hardware['cores']} cores of {row.hardware['cpu']}"
+        place = row.hardware.get("gpu") or f"{cores(row.hardware)} of {row.hardware['cpu']}"
         what = f"{row.measure}{f', {steps}' if steps else ''}, on {place}, {row.pairs} pairs"
-        found = f"{_ratio(row.ratio, *row.quartiles)} as fast: {what}"
-        votes.append(Vote(found, of_interval(*row.quartiles, border=1.0), row.pairs))
+        found = f"{row.ratio:.2f} times ({low:.2f}–{high:.2f}) as fast: {what}"
+        votes.append(Vote(found, of_interval(low, high, border=1.0), row.pairs))
     return votes
-
-
-def _run(one: str, other: str) -> list[Vote]:
-    """Seconds per sample in the suite of all pairs, on each tokenizer: all seeds have to be on one side of 1."""
-    votes = []
-    found = cells(_runs("cpu"))
-    for (tokenizer, generator), own in found.items():
-        if generator != one:
-            continue
-        others = found.get((tokenizer, other), [])
-        theirs = {run.origin.seed: run.value("samples/seconds") for run in others}
-        ratios = [
-            than / seconds
-            for run in own
-            if (seconds := run.value("samples/seconds")) and (than := theirs.get(run.origin.seed)) is not None
-        ]
-        if ratios:
-            low, high = min(ratios), max(ratios)
-            tokens = [average(runs, "generator/trunk_tokens") for runs in (own, others)]
-            unlike = _unlike(*tokens)
-            words = f"{_ratio(median(ratios), low, high)} as fast: suite cpu, `{tokenizer}`, {_seeds(len(ratios))}" + (
-                f", trunks of {tokens[0]:,.0f} and {tokens[1]:,.0f} tokens a clip in training" if unlike else ""
-            )
-            votes.append(Vote(words, of_interval(low, high, border=1.0), len(ratios), unlike))
-    return votes
-
-
-def _unlike(one: float | None, other: float | None) -> bool:
-    """Whether two numbers are known and further apart than the tables let pass."""
-    return one is not None and other is not None and abs(one - other) > TOLERANCE * other
 
 
 # Laws -----------------------------------------------------------------------------------------------------------------------
@@ -272,7 +237,9 @@ def _cost(words: str, fine: dict[int, Run], coarse: dict[int, Run]) -> Vote:
     )
     at = f", at {rate[0] / rate[1]:.2g} times less rate" if rate[0] and rate[1] else ""
     samples = f"; motion-FD of samples {distance[0]:.3g}, then {distance[1]:.3g}" if distance[0] and distance[1] else ""
-    found = f"{words}: {mean(drops):.2f} dB less ({low:.2f} to {high:.2f}){at}, {_seeds(len(drops))}{samples}"
+    counts = sorted({row.n for side in (fine, coarse) for run in side.values() if (row := run.rows["reconstruction/psnr"]).n})
+    clips = f", n is {' or '.join(f'{count:,}' for count in counts)} clips" if counts else ""
+    found = f"{words}: {mean(drops):.2f} dB less ({low:.2f} to {high:.2f}){at}, {_seeds(len(drops))}{clips}{samples}"
     return Vote(found, -of_interval(low, high, border=LITTLE), len(drops))
 
 
@@ -301,11 +268,10 @@ def _half(run: Run) -> float:
 
 # The page -------------------------------------------------------------------------------------------------------------------
 
-NOT_EQUAL = (
-    "Where a line names two numbers of tokens, the trunks differ in that too: what is compared is whole recipes, and a trunk of "
-    "fewer tokens is faster whatever the idea."
+FASTER = (
+    "Of timings in turns, the first quartile of the ratios is above 1. DiT has patches of 1x2x2, as published, so its trunk sees "
+    "a quarter of the tokens."
 )
-FASTER = "All ratios are above 1: of timings in turns the first quartile, of the runs of a suite every seed."
 
 CLAIMS = (
     Claim(
@@ -383,9 +349,8 @@ def _section(claim: Claim, outcome: Outcome) -> str:
     found = "\n".join(f"- {words[vote.sign]}: {vote.found}" for vote in outcome.votes)
     count = ", ".join(f"{number} {words[sign]}" for sign in words if (number := sum(vote.sign == sign for vote in outcome.votes)))
     why = f": {count}" if outcome.verdict == UNDECIDED else f": {outcome.missing}" if outcome.missing else ""
-    tokens = f"\n\n{NOT_EQUAL}" if outcome.unlike else ""
     head = [f"## {claim.says}", f"Claimed: {claim.source}", f"Counts as so here if: {claim.rule}"]
-    return "\n\n".join([*head, *([found] if found else []), f"**{outcome.words}**{why}{tokens}"])
+    return "\n\n".join([*head, *([found] if found else []), f"**{outcome.words}**{why}"])
 
 
 def _runs(name: str) -> list[Run]:
@@ -395,11 +360,6 @@ def _runs(name: str) -> list[Run]:
 
 def _command(name: str) -> str:
     return f"python benchmarks/run.py {name}"
-
-
-def _ratio(value: float, low: float, high: float) -> str:
-    """With its spread, where it has any: that of one seed says nothing."""
-    return f"{value:.2f} times" + (f" ({low:.2f}–{high:.2f})" if low < high else "")
 
 
 def _seeds(count: int) -> str:

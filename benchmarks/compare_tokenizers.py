@@ -1,11 +1,12 @@
-"""Compares tokenizers at equal clips, trunk and steps, beside H.264 at equal rates, into ``benchmarks/results/tokenizers.jsonl``.
+"""Compares tokenizers at equal clips, steps and recipe of the backbone, into ``benchmarks/results/tokenizers.jsonl``.
 
     python benchmarks/compare_tokenizers.py --footage VIDEOS      trains and measures what is not there yet
     python benchmarks/compare_tokenizers.py --dry-run             says what it would do
 
-Every cell is a run of ``vidgen fit stage=tokenizer`` on 64x64 clips, resumable like any other, and is then measured further: what
-becomes of small objects and of motion below a pixel, and what a linear probe reads from the frozen latents. Without ``--footage``
-the rows on real footage are left out.
+Another stride has another number of weights. Beside them stands H.264 at equal rates. Every cell is a run of ``vidgen fit
+stage=tokenizer`` on 64x64 clips, resumable like any other, and is then measured further: what becomes of small objects and of
+motion below a pixel, and what a linear probe reads from the frozen latents. Without ``--footage`` the rows on real footage are
+left out. Steps a second are read once each, under whatever load the machine has then: they compare nothing.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 from records import Origin, Record
 from suite_stats import standard_error
@@ -73,7 +74,7 @@ def anew(command: str) -> str:
 
 def command_words(command: str) -> list[str]:
     """What was typed after ``vidgen fit``."""
-    return [word for word in shlex.split(command)[2:] if word != "-m"]
+    return [word for word in shlex.split(command) if word not in ("vidgen", "fit", "-m")]
 
 
 def protocol_label(row: Row) -> str:
@@ -100,16 +101,28 @@ def provenance(origins: Iterable[Origin]) -> str:
     """Where figures were measured and with what, in a sentence."""
     found = list(origins)
     machines, versions = every(map(machine, found)), every(origin.versions.get("torch") for origin in found)
-    commits = list(dict.fromkeys(f"`{origin.commit}`" for origin in found if origin.commit))
-    said = ", ".join(commits) if len(commits) <= COMMITS_NAMED else f"{commits[0]} to {commits[-1]}, {len(commits)} commits"
-    return f"Measured on {machines} with torch {versions}" + (f" at {said}." if commits else ".")
+    return f"Measured on {machines} with torch {versions}{at(origin.commit for origin in found)}."
+
+
+def at(commits: Iterable[str | None]) -> str:
+    """At which commits, in words; nothing where none is known."""
+    found = list(dict.fromkeys(f"`{commit}`" for commit in commits if commit))
+    if len(found) > COMMITS_NAMED:
+        return f" at {found[0]} to {found[-1]}, {len(found)} commits"
+    return f" at {', '.join(found)}" if found else ""
 
 
 def machine(origin: Origin) -> str:
     """The processor with its cores and the precision, after the GPU where there is one."""
     hardware = origin.hardware
-    processor = f"{hardware.get('cpu')} ({hardware.get('cores')} cores, {origin.precision})"
+    processor = f"{hardware.get('cpu')} ({cores(hardware)}, {origin.precision})"
     return f"{hardware['gpu']}, {processor}" if hardware.get("gpu") else processor
+
+
+def cores(hardware: Mapping[str, Any]) -> str:
+    """How many cores there are, and of how many a run made use where it was told to take fewer."""
+    there, used = hardware.get("cores"), hardware.get("threads")
+    return f"{used} of {there} cores" if used and there and used < there else f"{there} cores"
 
 
 def every(values: Iterable[str | None]) -> str:

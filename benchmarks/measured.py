@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean
 
-from lines import CHOSEN_BY_THE_TABLE
+from lines import CHOSEN_BY_THE_TABLE, command_words
 from records import BASELINE, Origin, Record
 
 from vidgen.evaluation.rows import Row
@@ -51,7 +50,7 @@ class Run:
 
     @cached_property
     def _typed(self) -> tuple[str, ...]:
-        return tuple(word for word in shlex.split(self.origin.command)[2:] if "=" in word)
+        return tuple(word for word in command_words(self.origin.command) if "=" in word)
 
     @property
     def tokenizer(self) -> str:

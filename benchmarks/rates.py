@@ -9,6 +9,8 @@ from pathlib import Path
 from lines import Line, lines
 from records import read
 
+from vidgen.evaluation.rows import measure
+
 RESULTS = Path(__file__).parent / "results" / "tokenizers.jsonl"
 KINDS = {"worlds": "Worlds", "folder": "Footage"}
 """The data by name, and in words."""
@@ -16,6 +18,7 @@ KINDS = {"worlds": "Worlds", "folder": "Footage"}
 COLUMNS = {
     "reconstruction/psnr": "PSNR, dB ↑",
     "reconstruction/ssim": "SSIM ↑",
+    "tokenizer/parameters": "Parameters",
     "tokenizer/bits_per_pixel": "Bits/pixel",
     "tokenizer/stored_bits_per_pixel": "Stored, bits/pixel",
     "codebook/usage": "Codes used, % ↑",
@@ -25,8 +28,14 @@ COLUMNS = {
     "probe/label_accuracy": "Label, % ↑",
     "probe/position_r2": "Place, R² ↑",
     "probe/velocity_r2": "Velocity, R² ↑",
-    "tokenizer/steps_per_second": "Steps/s ↑",
+    "tokenizer/steps_per_second": "Steps/s",
 }
+FLOORS = {
+    "baseline/psnr_mean_frame": "the clip's mean frame, shown throughout,",
+    "baseline/psnr_blank": "a ground without any object",
+}
+"""What a reconstruction should be better than, by the kind of data."""
+
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 60, 40, 30, 50
 STYLE = (
     "text{font:13px sans-serif;fill:#333}.m{text-anchor:middle}.e{text-anchor:end}.g{stroke:#ddd}"
@@ -53,6 +62,14 @@ def point(line: Line) -> tuple[float, float]:
     return line.rows["tokenizer/bits_per_pixel"][0].value, line.rows["reconstruction/psnr"][0].value
 
 
+def floor(kind: str) -> tuple[str, float] | None:
+    """What needs no tokenizer, in words, and its PSNR on the same clips; None where it was not measured."""
+    for name, said in FLOORS.items():
+        if values := [row.value for line in cells(kind) for row in line.rows.get(name, ())]:
+            return said, max(values)
+    return None
+
+
 def codec(kind: str) -> list[tuple[float, float]]:
     """H.264's points, from the lowest rate on."""
     return sorted(point(line) for line in _lines(kind) if _is_codec(line))
@@ -67,6 +84,8 @@ def text(line: Line, name: str) -> str:
     """A figure without its interval, in the unit of its column."""
     if name not in line.rows:
         return ""
+    if name == "tokenizer/parameters":
+        return measure(name).text(line.rows[name][0].value, unit=False)
     value = line.rows[name][0].value * (100 if "%" in COLUMNS[name] else 1)
     return f"{value:.3g}" if math.isfinite(value) else "–"
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import compare_tokenizers
 import learn
 import rates
 import sensitivity
@@ -33,7 +34,7 @@ import tiling
 import timing
 import work
 import yaml
-from lines import Line, anew, every, lines, machine, one_protocol_each, protocol_label, provenance, table
+from lines import Line, anew, at, cores, every, lines, machine, one_protocol_each, protocol_label, provenance, table
 from records import read
 from timing import Timing
 
@@ -68,6 +69,7 @@ ABOUT_PUBLISHED = {"data": "Data", "clips": "Clips", "protocol": "Protocol", "fr
 
 SHOWN = (
     "reconstruction/psnr",
+    "baseline/psnr_mean_frame",
     "reconstruction/psnr_objects",
     "codebook/usage",
     "tokenizer/bits_per_pixel",
@@ -81,6 +83,9 @@ SHOWN = (
     "generator/sample_flops",
 )
 """The columns of the short table, where any run has them."""
+
+FIRST = "worlds"
+"""The file of results that stands before the others."""
 
 KINDS_OF_LATENTS = {"continuous": "continuous latents", "bits": "bits", "ids": "ids"}
 """The kinds of latents, in words."""
@@ -116,7 +121,8 @@ def all_results() -> str:
 
 def _of_runs() -> list[Path]:
     others = {*TIMINGS, rates.RESULTS.stem, learn.PATH.stem, sweeps.RESULTS.stem, sensitivity.RESULTS.stem, tiling.RESULTS.stem}
-    return [path for path in sorted(RESULTS.glob("*.jsonl")) if path.stem not in others]
+    paths = [path for path in RESULTS.glob("*.jsonl") if path.stem not in others]
+    return sorted(paths, key=lambda path: (path.stem != FIRST, path.stem))
 
 
 def _short(name: str, found: Sequence[Line]) -> str:
@@ -188,7 +194,7 @@ def _entry(line: Line) -> str:
     seeds = ", ".join(str(origin.seed) for origin in line.origins)
     parts = f"{line.origin.tokenizer} x {line.origin.generator}" if line.origin.generator else line.origin.tokenizer
     return (
-        f"{parts}: `{anew(line.origin.command)}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s at most on "
+        f"{parts}: `{anew(line.origin.command)}` (seed {seeds}; recipe `{line.origin.config}`; {max(seconds):,.0f} s in all on "
         f"{machine(line.origin)}; commit {line.origin.commit or 'unknown'})"
     )
 
@@ -235,7 +241,7 @@ def _rounded(value: float) -> str:
 
 def _measured(rows: Sequence[Timing]) -> str:
     """Where and how timings were taken."""
-    machines = every(f"{row.hardware.get('gpu') or row.hardware['cpu']} ({row.hardware['cores']} cores)" for row in rows)
+    machines = every(f"{row.hardware.get('gpu') or row.hardware['cpu']} ({cores(row.hardware)})" for row in rows)
     commits = every(f"`{row.commit}`" if row.commit else None for row in rows)
     pairs = " or ".join(str(pairs) for pairs in sorted({row.pairs for row in rows if row.quartiles}))
     loads = [row.load for row in rows]
@@ -304,9 +310,9 @@ def tokenizers() -> str:
 
 
 def comparison() -> str:
-    """Tokenizers at equal clips, trunk and steps, with what H.264 has at each rate."""
+    """Tokenizers at equal clips, steps and recipe of the backbone, with what H.264 has at each rate."""
     parts = [_compared(kind) for kind in rates.KINDS if rates.cells(kind)]
-    return "\n\n".join(parts) or "Not run yet: `python benchmarks/compare_tokenizers.py`."
+    return "\n\n".join([*parts, _compared_columns()]) if parts else "Not run yet: `python benchmarks/compare_tokenizers.py`."
 
 
 def _compared(kind: str) -> str:
@@ -317,7 +323,12 @@ def _compared(kind: str) -> str:
         [f"`{line.origin.tokenizer}`", *(rates.text(line, name) for name in columns), rates.codec_at(kind, line)]
         for line in found
     ]
-    said = f"{found[0].rows['reconstruction/psnr'][0].step} steps each, with other work on the machine. {_provenance(found)}"
+    steps = found[0].rows["reconstruction/psnr"][0].step
+    seeds = every(str(len(line.origins)) for line in found)
+    said = (
+        f"{steps} steps each, {'one seed' if seeds == '1' else f'{seeds} seeds'} a row. "
+        f"{_counted(found, ['reconstruction/psnr'])}{_floor(kind, steps)}{_provenance(found)}"
+    )
     crfs = rates.crfs(kind)
     if crfs:
         said += (
@@ -325,6 +336,35 @@ def _compared(kind: str) -> str:
             "finest, > stands before what that has."
         )
     return f"**{rates.KINDS[kind]}**\n\n{table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
+
+
+def _floor(kind: str, steps: int) -> str:
+    """What a tokenizer should be better than, and whether any is."""
+    if not (floor := rates.floor(kind)):
+        return ""
+    what, psnr = floor
+    best = max(rates.point(line)[1] for line in rates.cells(kind))
+    said = f"{what[:1].upper()}{what[1:]} has {psnr:.2f} dB"
+    if best > psnr:
+        return f"{said}. "
+    return f"{said}, which no tokenizer reaches after {steps} steps: the rows compare tokenizers and judge none. "
+
+
+def _compared_columns() -> str:
+    """What the columns of these tables are."""
+    clips = "x".join(map(str, compare_tokenizers.world().shape))
+    low, high = compare_tokenizers.SMALL
+    columns = {
+        "Clips": f"{clips} pixels, in batches of {compare_tokenizers.BATCH}; PSNR is a mean over frames",
+        "Small objects kept": f"the share of frames in which a disc of {low:g} to {high:g} px is found within 1 px of its place",
+        "Motion error": "the root mean square of the error of an object's displacement from frame to frame",
+        "Label, Place, Velocity": f"what ridge regression reads from the latents: fitted on {compare_tokenizers.PROBED} clips, "
+        f"scored on {compare_tokenizers.HELD} others",
+        "Bits/pixel": "of continuous latents the mean divergence of the posterior from N(0, I), less than storing them takes",
+        "Stored": "of continuous latents, 16 bits a channel",
+        "Steps/s": "read once each, under unlike loads of the machine: they compare nothing",
+    }
+    return "\n".join(f"- *{name}*: {said}." for name, said in columns.items())
 
 
 def learning() -> str:
@@ -337,7 +377,23 @@ def learning() -> str:
         own = [found.get((tokenizer, generator)) for generator in generators]
         levels = {f"{row['reconstruction_db']:.1f}" for row in own if row}
         body.append([f"`{tokenizer}`", " / ".join(sorted(levels)), *(_learnt(row) for row in own)])
-    return table(head, body)
+    budgets = {name: learn.small_generator(name)["training"] for name in generators}
+    each = ", ".join(f"`{name}` {budget['steps']:,} of {budget['batch_size']}" for name, budget in budgets.items())
+    size = "x".join(map(str, learn.Motions.shape))
+    said = (
+        f"Budgets differ by the generator, in steps of so many clips: {each}; of every tokenizer {learn.TOKENIZER['steps']} of "
+        f"{learn.TOKENIZER['batch_size']}. Clips are of {size}. {_taken(list(found.values()))} Rows of an older commit may have "
+        "had fewer steps."
+    )
+    return f"{table(head, body)}\n\n{said}" if found else table(head, body)
+
+
+def _taken(rows: Sequence[dict[str, Any]]) -> str:
+    """Where rows that are no runs were measured and with what, in a sentence."""
+    machines = every(f"{row['hardware'].get('gpu') or row['hardware']['cpu']} ({cores(row['hardware'])})" for row in rows)
+    return (
+        f"Measured on {machines} with torch {every(row['versions']['torch'] for row in rows)}{at(row['commit'] for row in rows)}."
+    )
 
 
 def _learnt(row: dict[str, Any] | None) -> str:
@@ -354,7 +410,8 @@ def sweeping() -> str:
         f"![Samples by {words}]({sweeps.picture_name(option)})" for option, words in sweeps.WORDS.items() if option in measured
     ]
     counts = {point.samples for point in sweeps.points()}
-    said = f"{' or '.join(map(str, sorted(counts)))} samples a point."
+    rows = [json.loads(line) for line in sweeps.RESULTS.read_text(encoding="utf-8").splitlines()] if shown else []
+    said = f"{' or '.join(map(str, sorted(counts)))} samples a point. {_taken(rows) if rows else ''}".rstrip()
     missing = "; ".join(sweeps.missing())
     gaps = f"Not run yet: {missing}. `python benchmarks/sweeps.py RUN` goes on." if missing else "Every point was run."
     return "\n\n".join([*shown, f"{said} {gaps}"]) if shown else "Not run yet: `python benchmarks/sweeps.py RUN`."

@@ -56,6 +56,9 @@ AGAINST_RECONSTRUCTIONS = "samples/motion_fd_reconstructions"
 OF_READABLE = "samples/law_residual"
 """A mean over the clips that could be read, so that their number is a result and no setting."""
 
+READ_ONCE = ("samples/seconds",)
+"""One reading a run, under whatever load the machine had then: no place for a best."""
+
 OWN_RULE = ("codebook/usage", "tokenizer/bits_per_pixel")
 """Measured by rules that name the tokenizer's own codebook."""
 
@@ -298,6 +301,8 @@ def _styles(found: Sequence[Entry], column: str) -> list[str]:
     """Which recipes are the best in a column, of those that can be held against each other there."""
     what = measure(column)
     styles = [""] * len(found)
+    if column in READ_ONCE:
+        return styles
     for group in _comparable(found, column):
         marks = suite_stats.marks(
             [found[place].figures(column) for place in group], what.better, lambda mean: what.text(mean, unit=False)

@@ -30,14 +30,15 @@ import vidgen
 from vidgen.cli import COMPOSED, main
 
 FIT = [
-    *("experiment=smoke", "tokenizer=lfq", "generator=maskgit", "generator/conditioning=[label,text,frames]"),
+    *("experiment=smoke", "tokenizer=lfq", "generator=maskgit", "generator/conditioning=[label,text,action,frames]"),
+    "data.families=[bounce,gravity,orbit,agent]",
     *("generator.training.windows=0.5", "generator.conditioning.frames.spread=0.5", "generator.steps=2"),
     *("tokenizer.training.steps=4", "tokenizer.training.batch_size=2", "tokenizer.training.warmup=1"),
     *("generator.training.steps=4", "generator.training.batch_size=2", "generator.training.warmup=1"),
     *("generator.training.clips=16", "evaluation.clips=8", "evaluation.samples=6", "evaluation.shown=1"),
     *("trainer.precision=fp32", "trainer.accelerator=cpu"),
 ]
-"""A generator that takes all that the documents ask of one: labels, captions, given cells, cells that lie apart."""
+"""A generator that takes all that the documents ask of one: labels, captions, actions, given cells, cells that lie apart."""
 
 PLACE = ["precision=fp32", "accelerator=cpu"]
 """Where and how precisely composed commands are run here."""

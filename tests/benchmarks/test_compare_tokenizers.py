@@ -6,10 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import compare_tokenizers as compare
+import lines
 import numpy as np
 import pytest
 import rates
+import render
 import torch
+from figures import result
+from made_suites import records
 
 
 class Perfect:
@@ -133,3 +137,29 @@ def test_every_cell_is_a_command_with_the_same_budget(tmp_path) -> None:
         own = [words for where, words in commands if where == data]
         assert len({tuple(word for word in words if ".training." in word or "evaluation" in word) for words in own}) == 1
     assert len({tuple(words) for _, words in commands}) == len(commands)
+
+
+@pytest.mark.parametrize(("psnr", "judged"), [(20.0, False), (28.0, False), (28.1, True)])
+def test_rows_below_what_needs_no_tokenizer_judge_none(monkeypatch: pytest.MonkeyPatch, psnr: float, judged: bool) -> None:
+    found = lines.lines(
+        record
+        for name, value in (("vq", psnr), ("kl", 15.0))
+        for record in records(
+            [
+                result("reconstruction/psnr", value, n=5),
+                result("baseline/psnr_mean_frame", 28.0, n=5),
+                result("tokenizer/bits_per_pixel", 0.2, n=5),
+                result("tokenizer/parameters", 1804234.0),
+            ],
+            tokenizer=name,
+            generator=None,
+            data="folder",
+        )
+    )
+    monkeypatch.setattr(rates, "cells", lambda kind: found)
+    monkeypatch.setattr(rates, "codec", lambda kind: [])
+    monkeypatch.setattr(rates, "crfs", lambda kind: [])
+    text = render._compared("folder")
+    assert "40 steps each, one seed a row. n is 5 clips. The clip's mean frame, shown throughout, has 28.00 dB" in text
+    assert ("which no tokenizer reaches after 40 steps" in text) == (not judged)
+    assert "| 1.8 M |" in text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import lines
 import measured
 from made_suites import curve, grid, records, results, sizes
 
@@ -96,3 +99,24 @@ def test_points_need_both_figures_above_zero() -> None:
         *records([*results(generator__parameters=0.0), *curve(1.0)], seed=2),
     ]
     assert measured.points(measured.runs(made), "generator/parameters", measured.LOSS) == [(10.0, 1.0)]
+
+
+def test_what_was_typed_is_found_whatever_stands_before_it() -> None:
+    """A command without its first words loses none of its options."""
+    (whole,) = measured.runs(records(results(a__b=1.0), words=["'tokenizer.backbone.patch=[4,8,8]'"]))
+    origin = replace(whole.origin, command=whole.origin.command.removeprefix("vidgen fit "))
+    assert origin.command != whole.origin.command
+    cut = measured.Run(origin)
+    assert cut.typed("tokenizer") == whole.typed("tokenizer") == "lfq"
+    assert cut.words == whole.words == ("tokenizer.backbone.patch=[4,8,8]",)
+
+
+def test_a_machine_says_how_many_of_its_cores_were_used() -> None:
+    assert lines.cores({"cores": 2}) == lines.cores({"cores": 2, "threads": 2}) == "2 cores"
+    assert lines.cores({"cores": 2, "threads": 1}) == "1 of 2 cores"
+
+
+def test_many_commits_are_the_first_and_the_last() -> None:
+    assert lines.at([None]) == ""
+    assert lines.at(["a", None, "b", "a"]) == " at `a`, `b`"
+    assert lines.at("abcde") == " at `a` to `e`, 5 commits"

@@ -191,6 +191,20 @@ def test_a_check_writes_nothing_and_fails_until_it_is_rendered(
     assert "render: page.md asks for a table 'part'." in capsys.readouterr().err
 
 
+def test_budgets_that_differ_are_told_below_the_table_of_learning() -> None:
+    text = render.learning()
+    for name in render.learn.generators():
+        budget = render.learn.small_generator(name)["training"]
+        assert f"`{name}` {budget['steps']:,} of {budget['batch_size']}" in text
+    assert "Measured on " in text and "Rows of an older commit may have had fewer steps." in text
+
+
+def test_worlds_stand_before_other_results(make_run: Make, results: Path) -> None:
+    for name in ("asl", "worlds", "zoo"):
+        collect.add(name, make_run(name), results)
+    assert [path.stem for path in render._of_runs()] == ["worlds", "asl", "zoo"]
+
+
 # Suites
 
 

@@ -64,10 +64,11 @@ def test_the_best_is_marked_by_the_direction_of_its_column() -> None:
     def figure(words: tuple[str, ...], seed: int) -> float:
         return 0.9 + seed / 100 if words == LFQ_DIT else 0.5 + seed / 100
 
-    rows = by_name(of, all_records(of, figure, names=("samples/law_legal", FD, "samples/memorised")))
+    rows = by_name(of, all_records(of, figure, names=("samples/law_legal", FD, "samples/memorised", "samples/seconds")))
     assert [row["Law-legal"].startswith("**") for row in rows.values()] == [False, False, True, False]
     assert [row["motion-FD"].startswith("**") for row in rows.values()] == [True, True, False, True]  # a tie
     assert not any(row["Memorised"].startswith("**") for row in rows.values())
+    assert not any(row["Sampling time"].startswith("**") for row in rows.values())  # one reading each, under whatever load
 
 
 def test_reconstructions_are_held_against_those_of_the_same_rate() -> None:

@@ -52,7 +52,9 @@ COMMANDS = {
             "vidgen sample frames=129 rollout.overlap=2 out=long",
             "vidgen sample frames=65 continue=VIDEO.mp4 num=4",
         ),
-        output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'.",
+        output="a grid, a contact sheet and a file for each sample, in drawn/ in the run or in the folder 'out'. More frames\n"
+        "than a window holds, and 'continue', need a generator that takes given cells: maskgit, var, ar, or dit trained with\n"
+        "generator/conditioning=[label,frames].",
     ),
     "encode": Command(
         usage="vidgen encode input=FILE [key=value ...]",

@@ -295,7 +295,11 @@ MEASURES: dict[str, Measure] = {
     "codebook/dead_codes": Measure("Dead codes", "codes", "lower", "Codes that never occur."),
     "codebook/tokens": Measure("Tokens counted", "tokens", None, "How many tokens stand behind the codebook's figures."),
     "tokenizer/bits_per_pixel": Measure(
-        "Rate", "bits/pixel", None, "What a latent costs to store, per pixel of video: compare PSNR at equal rates only."
+        "Rate",
+        "bits/pixel",
+        None,
+        "What a latent costs to store, per pixel of video: compare PSNR at equal rates only. Of "
+        "continuous latents it is the mean divergence of the posterior from N(0, I) in bits, less than storing them takes.",
     ),
     "tokenizer/parameters": Measure("Parameters of the tokenizer", "", None, "Weights of encoder, bottleneck and decoder."),
     "tokenizer/encode_flops": Measure("Encoding", "FLOPs", None, "Floating-point operations to encode one clip."),
@@ -314,7 +318,10 @@ MEASURES: dict[str, Measure] = {
         "The generator's objective on unseen clips with everything random held fixed: of one generator, size against size.",
     ),
     "generator/sample_flops": Measure(
-        "Sampling", "FLOPs", None, "Floating-point operations to draw one clip's latents, with the recipe's steps and guidance."
+        "Sampling",
+        "FLOPs",
+        None,
+        "Floating-point operations to draw one clip's latents, with all of the recipe's steps and guidance.",
     ),
     "reconstruction/motion_fd": Measure(
         "motion-FD",
