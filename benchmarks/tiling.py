@@ -118,7 +118,7 @@ def table() -> tuple[list[str], list[list[str]]]:
 
 
 def _row(row: dict[str, Any]) -> list[str]:
-    off = (f"{value:.2g}" for value in (100 * row["ids"], row["decode_mean"], row["decode_max"]))
+    off = (f"{value:.3g}" for value in (100 * row["ids"], row["decode_mean"], row["decode_max"]))
     return [f"`{row['backbone']}`", f"{row['overlap']}", f"{row['halo']}", *off, f"{row['psnr']:.2f}", f"{row['psnr_whole']:.2f}"]
 
 
