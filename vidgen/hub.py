@@ -219,10 +219,7 @@ class Model:
                     f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}."
                 )
             label = self.class_names.index(label)
-        labels = torch.as_tensor(label, device=self._device).expand(num)
-        if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-            raise UserError(f"Labels go from 0 to {len(self.class_names) - 1}, and {label} is not one of them.")
-        return labels
+        return _for_each(torch.as_tensor(label, device=self._device).reshape(-1), num, "label")
 
     def _actions(self, action: Action | Sequence[Action] | Tensor | None, num: int, frames: int) -> Tensor | None:
         """(num, frames) of indices."""
@@ -239,8 +236,9 @@ class Model:
                         f"This model knows no action '{name}'.{did_you_mean(name, names)} Its actions: {', '.join(names)}."
                     )
             action = torch.tensor([names.index(name) if isinstance(name, str) else name for name in typed])
-        if action.shape[-1] not in (1, frames):
-            raise UserError(f"There are {action.shape[-1]} actions for {frames} frames: give one for each, or one for all.")
+        action = _for_each(torch.atleast_2d(action), num, "action")
+        if action.shape[1] not in (1, frames):
+            raise UserError(f"There are {action.shape[1]} actions for {frames} frames: give one for each, or one for all.")
         return action.to(self._device).expand(num, frames)
 
     @property
@@ -256,6 +254,15 @@ def _one_each(text: str | Sequence[str] | None, num: int, option: str) -> list[s
     if len(texts) != num:
         raise UserError(f"'{option}' has {len(texts)} texts for {num} samples: give one for each, or one for all.")
     return texts
+
+
+def _for_each(values: Tensor, num: int, option: str) -> Tensor:
+    """The values of each sample (num, ...), of as many rows or of one for all."""
+    if len(values) not in (1, num):
+        raise UserError(
+            f"'{option}' has values for {len(values)} samples, and there are {num}: give one for each, or one for all."
+        )
+    return values.expand(num, *values.shape[1:])
 
 
 def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, config: Mapping[str, Any]) -> None:
