@@ -96,7 +96,7 @@ def test_a_generator_is_built_for_actions_and_captions() -> None:
     )
     assert {"action", "text"} <= set(generator.conditioner.parts)
     generator.conditioner.check(vidgen.Condition(text=["a ball"], action=torch.tensor([[4]])))
-    with pytest.raises(vidgen.UserError, match="^Actions go from 0 to 4, and 5 is not one of them"):
+    with pytest.raises(vidgen.UserError, match=r"^Actions go from 0 to 4, and 5 is not one of them"):
         generator.conditioner.check(vidgen.Condition(action=torch.tensor([[5]])))
 
 

@@ -30,7 +30,7 @@ __all__ = ["Condition", "Latent", "LatentSpec", "UserError", "dataset", "generat
 
 
 def names(kind: str) -> list[str]:
-    """The names of a kind of part: tokenizers, backbones, quantizers, generators, heads, conditioning, data, extractors or metrics.
+    """The names of a kind of part: tokenizers, backbones, quantizers, generators, heads, conditioning, data, extractors, metrics.
 
     Raises:
         UserError: on an unknown kind.

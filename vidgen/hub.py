@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidgen.errors import UserError, did_you_mean
+from vidgen.files import replacing
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.registry import build, taken
 from vidgen.rollout import Rollout
@@ -269,22 +270,19 @@ def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, con
     """Writes ``folder``: the parts' weights as safetensors and ``config`` with what is needed to build them again.
 
     ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``,
-    ``action_names`` and ``vocabulary`` where the data has them, and whatever else its writer wants to keep. Every file is written
-    beside its place and then moved there, the config last.
+    ``action_names`` and ``vocabulary`` where the data has them, and whatever else its writer wants to keep. Every file appears
+    whole (:func:`vidgen.files.replacing`), the config last.
     """
     from vidgen import __version__
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("tokenizer", tokenizer), ("generator", generator)):
         if part is not None:
-            fresh = folder / f".{name}.partial"
-            save_file({key: value.detach().contiguous().cpu() for key, value in part.state_dict().items()}, fresh)
-            fresh.replace(folder / f"{name}.safetensors")
+            with replacing(folder / f"{name}.safetensors") as partial:
+                save_file({key: value.detach().contiguous().cpu() for key, value in part.state_dict().items()}, partial)
     spec: LatentSpec = tokenizer.spec  # type: ignore[assignment]
     text = json.dumps({"format": FORMAT, "vidgen": __version__, "spec": spec.to_dict(), **config}, indent=2)
-    fresh = folder / ".config.partial"
-    fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(folder / "config.json")
+    with replacing(folder / "config.json") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:

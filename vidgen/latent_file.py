@@ -15,18 +15,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.latents import Latent, LatentSpec, Shape
 from vidgen.training.cache import pack_ids, unpack_ids
 
@@ -70,7 +68,7 @@ def write(path: str | os.PathLike[str], latents: Iterable[Latent], *, weights: s
         OSError: when the file cannot be written.
     """
     parts, total, frames = _Runs(), 0, 0
-    with _replacing(Path(path)) as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         file.seek(8 + HEADER)
         for latent in latents:
             total += file.write(packed(latent))
@@ -163,19 +161,6 @@ class _Runs:
             self.runs[-1][1] += 1
         else:
             self.runs.append([number, 1])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` to write to, moved onto ``path`` when all went well and removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _first_line(error: Exception) -> Any:

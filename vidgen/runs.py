@@ -21,6 +21,7 @@ from typing import IO, Any
 import yaml
 
 from vidgen.errors import DISK_FULL, UserError
+from vidgen.files import replacing
 
 STATE = "state.json"
 """What makes a folder a run."""
@@ -178,10 +179,9 @@ def _point_latest(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON beside its place and moves it there."""
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    """Writes JSON, all of it or nothing."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from vidgen.evaluation.cells import Cell, Curve, Sheet
 from vidgen.evaluation.rows import MEASURES, SUBJECTS, Row, large, measure
+from vidgen.files import replacing
 
 GROUPS = ("Reconstruction", "Generation", "Cost", "References")
 """What columns are sorted and picked by."""
@@ -402,13 +403,8 @@ def write_page(said: Mapping[str, Any], path: Path) -> Path:
     # Within <script> nothing is markup but what begins with <, which JSON may spell otherwise in its strings: the only place.
     data = Markup(json.dumps(said, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
     page = environment.from_string(template).render(title=said["title"], kind=said["kind"], data=data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -33,6 +33,7 @@ import yaml
 from vidgen.errors import UserError
 from vidgen.evaluation.pictures import WIDE
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Row, large, measure, read
+from vidgen.files import replacing
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -149,12 +150,8 @@ def write_report(run: Path) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(_content(run))
     target = run / "report.html"
-    partial = run / ".report.html.partial"
-    try:
+    with replacing(target) as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from vidgen.config import describe, load, preset_names
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.registry import find
 
 Stage = Literal["tokenizer", "generator", "evaluation"]
@@ -106,10 +107,8 @@ def trim(path: Path, *, stage: Stage, step: int) -> None:
     kept = [row for row in rows if row.stage != stage or row.step <= step]
     if len(kept) == len(rows):
         return
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.unlink(missing_ok=True)
-    append(fresh, kept)
-    fresh.replace(path)
+    with replacing(path) as partial:
+        append(partial, kept)
 
 
 def _mend(path: Path) -> None:

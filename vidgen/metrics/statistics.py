@@ -7,7 +7,6 @@ merged by the formula of Chan, Golub and LeVeque, "Algorithms for Computing the 
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, distributed
 
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.nn.parallel import world_size
 
 VERSION = 1
@@ -144,16 +144,9 @@ class FeatureStats:
             key: says what these statistics are of, such as a hash of the clips and of the extractor's rule: :meth:`load` is asked
                 for it.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         mean, scatter = self.mean.cpu().numpy(), self.scatter.cpu().numpy()
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, version=VERSION, key=key, n=self.n, mean=mean, scatter=scatter)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, version=VERSION, key=key, n=self.n, mean=mean, scatter=scatter)
 
     @classmethod
     def load(cls, path: Path | str, key: str, *, device: torch.device | str = "cpu") -> FeatureStats:
