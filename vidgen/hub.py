@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidgen.errors import UserError, did_you_mean
+from vidgen.errors import UserError, did_you_mean, first_line
 from vidgen.files import replacing
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.registry import build, taken
@@ -363,7 +363,7 @@ def _load_weights(part: nn.Module, file: Path) -> None:
     try:
         part.load_state_dict(load_file(file), strict=True)
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(f"The weights in '{file}' do not fit their config: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The weights in '{file}' do not fit their config: {first_line(error)}") from error
     part.eval()
 
 

@@ -17,16 +17,15 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidgen.errors import UserError
+from vidgen.errors import UserError, first_line
 from vidgen.files import replacing
 from vidgen.latents import Latent, LatentSpec, Shape
-from vidgen.training.cache import pack_ids, unpack_ids
+from vidgen.training.cache import bits_of, pack_ids, unpack_ids
 
 FORMAT = 1
 
@@ -127,7 +126,7 @@ class LatentFile:
             self._parts: list[tuple[int, int]] = about["parts"]
             self._values = self._file.get_slice("h" if self.spec.levels is None else "ids")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"'{path}' is no file of latents, such as 'vidgen encode' writes: {_first_line(error)}.") from error
+            raise UserError(f"'{path}' is no file of latents, such as 'vidgen encode' writes: {first_line(error)}.") from error
 
     def __iter__(self) -> Iterator[Latent]:
         left, start, place = self.shape[0], 0, 0
@@ -140,7 +139,7 @@ class LatentFile:
                 values["h"] = self._values[start : start + cells].movedim(0, 1)[None].float()
             else:
                 tokens = self.spec.num_tokens(shape, start)
-                size = math.ceil(tokens * sum(max(1, (level - 1).bit_length()) for level in self.spec.levels) / 8)
+                size = math.ceil(tokens * sum(bits_of(self.spec.levels)) / 8)
                 rows = self._values[place : place + size].numpy()[None]
                 values["ids"] = torch.from_numpy(unpack_ids(rows, tokens, self.spec.levels))
                 place += size
@@ -161,7 +160,3 @@ class _Runs:
             self.runs[-1][1] += 1
         else:
             self.runs.append([number, 1])
-
-
-def _first_line(error: Exception) -> Any:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,11 +24,9 @@ from vidgen.evaluation.pictures import pairs, save_clips
 from vidgen.files import replacing
 from vidgen.hub import Model
 from vidgen.latents import Shape
-from vidgen.protocols import Data
+from vidgen.protocols import SPLITS, Data
 from vidgen.runs import write_json
 from vidgen.training.cache import condition_of
-
-SPLITS = ("train", "val", "test")
 
 BUCKETED = ("reconstruction/", "baseline/", "tokenizer/")
 """Beginnings of the names of figures that are told of every bucket."""

@@ -22,10 +22,9 @@ from vidgen.evaluation.sources import Source, batched_by
 from vidgen.files import replacing
 from vidgen.hub import fingerprint
 from vidgen.metrics.horizon import Horizon, framewise
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
-
-CONFIDENCE = 1.96
 
 
 @dataclass(kw_only=True)
@@ -315,7 +314,7 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
         return metric
 
     def add(suffix: str, value: float, error: float | None = None) -> None:
-        interval = None if error is None else (value - CONFIDENCE * error, value + CONFIDENCE * error)
+        interval = None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error)
         found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=found.words, interval=interval))
 
     if protocol.metric.chunk and name == "frechet":

@@ -29,6 +29,7 @@ from vidgen.metrics.physics import FOLLOWED, Findings, Physics
 from vidgen.metrics.psnr import PSNR
 from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Data
 from vidgen.registry import build, find, options
 
@@ -417,5 +418,5 @@ def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
 def mean_and_error(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     """Mean with a 95 % interval from the normal approximation."""
     mean = float(values.mean())
-    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    half = NORMAL_95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return mean, (mean - half, mean + half)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -410,3 +410,9 @@ def _added(name: str) -> Measure:
     return Measure(
         label[:1].upper() + label[1:], getattr(cls, "unit", ""), better.get(cls.higher_is_better), describe("metric", name)
     )
+
+
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without an end of line at its end."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (heads, *body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(heads), *escaped[1:]))

@@ -33,8 +33,7 @@ from vidgen.data.folder.sized import clip_length, frames_needed, read_frames
 from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Shape
-
-SPLITS = ("train", "val", "test")
+from vidgen.protocols import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
