@@ -128,6 +128,14 @@ def test_jitter_adds_what_it_adds(large, sigma):
     assert max(found.wall_penetration) == 0
 
 
+def test_the_horizon_follows_a_growing_drift(large):
+    clips = inside(large)
+    drift = 0.3 * np.arange(17)[:, None, None] * [0.6, 0.8]
+    horizon = clips.measure(clips.painted(lambda scene: scene.position + drift)).horizon()
+    assert [one.value for one in horizon] == pytest.approx(0.3 * np.arange(17), abs=0.05)
+    assert {one.n for one in horizon} == {one.of for one in horizon} == {len(clips.clips)}
+
+
 def test_another_colour_is_another_object(one, true):
     def change(scene):
         color = next(name for name in COLORS if name != scene.cast.colors[0])

@@ -89,6 +89,14 @@ class Findings:
         count = self.compared.sum(1)
         return np.where(count > 0, np.sqrt(self.squared.sum(1) / np.maximum(count, 1)), np.nan)
 
+    def horizon(self) -> list[Measure]:
+        """The trajectory error by frame, root mean square over all clips: ``n`` is the number of clips behind each."""
+        asked = int(self.asked["trajectory_error"].sum()) if "trajectory_error" in self.asked else 0
+        count, total = self.compared.sum(0), self.squared.sum(0)
+        error = np.where(count > 0, np.sqrt(total / np.maximum(count, 1)), np.nan)
+        found = (self.compared > 0).sum(0)
+        return [Measure(float(value), int(n), of=asked) for value, n in zip(error, found, strict=True)]
+
     def summary(self) -> dict[str, Measure]:
         """Named scalars over all clips: the judge's, `count_error`, and every figure that any clip was asked for.
 
