@@ -197,7 +197,7 @@ class Folder:
         self.class_names = _class_names(table, kept)
         self.action_names = tuple(str(move) for move in range(max(stored[item.name].moves for item in kept)))
         self.vocabulary = tuple(sorted({word for item in kept for word in _words(item.caption or "")}))
-        labels = {None: -1, **{name: number for number, name in enumerate(self.class_names)}}
+        labels: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(self.class_names)}}
         self.videos = [_video(item, stored[item.name], labels[item.label], found.bucket[item.name]) for item in kept]
         cut = self._split_by_file if split_by == "file" else self._split_by_time
         self._spans = cut(dict(zip(SPLITS, split, strict=True)))
