@@ -298,7 +298,7 @@ def test_a_full_disk_is_one_sentence(models: Path, monkeypatch: pytest.MonkeyPat
         return opened(path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    monkeypatch.setattr(viz, "_replacing", lambda path: contextlib.nullcontext("/dev/full"))
+    monkeypatch.setattr(viz, "replacing", lambda path: contextlib.nullcontext("/dev/full"))
     for command in ("encode", "reconstruct"):
         assert mistake(f"{command} run={models / 'lfq'} input=film.mp4", capsys).startswith("The disk is full")
     assert sorted(path.name for path in Path().iterdir()) == ["film.mp4"]

@@ -189,6 +189,20 @@ def test_unknown_labels_are_one_sentence(model: hub.Model, label: Any, sentence:
     assert str(error.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"label": torch.tensor([0, 1])}, "'label' has values for 2 samples, and there are 4"),
+        ({"action": torch.zeros(3, 5, dtype=torch.long)}, "'action' has values for 3 samples, and there are 4"),
+        ({"action": [0, 1]}, "There are 2 actions for "),
+    ],
+)
+def test_a_wrong_number_of_values_is_one_sentence(model: hub.Model, told: dict[str, Any], sentence: str) -> None:
+    model.config["action_names"] = ["left", "right"]
+    with pytest.raises(UserError, match=f"^{sentence}.*: give one for each, or one for all\\.$"):
+        model.sample(4, **told)
+
+
 @pytest.mark.parametrize("label", [0, "bounce"])
 def test_a_model_without_labels_says_so(model: hub.Model, label: Any) -> None:
     model.config["class_names"] = []

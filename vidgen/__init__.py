@@ -17,6 +17,7 @@ from vidgen.latents import Condition, Latent, LatentSpec
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     import torch
 
@@ -29,7 +30,7 @@ __all__ = ["Condition", "Latent", "LatentSpec", "UserError", "dataset", "generat
 
 
 def names(kind: str) -> list[str]:
-    """The names of a kind of part: tokenizers, backbones, quantizers, generators, data or metrics.
+    """The names of a kind of part: tokenizers, backbones, quantizers, generators, heads, conditioning, data, extractors, metrics.
 
     Raises:
         UserError: on an unknown kind.
@@ -53,13 +54,23 @@ def tokenizer(name: str, **overrides: Any) -> Tokenizer:
     return built
 
 
-def generator(name: str, *, space: LatentSpace, num_classes: int = 0, **overrides: Any) -> Generator:
+def generator(
+    name: str,
+    *,
+    space: LatentSpace,
+    num_classes: int = 0,
+    num_actions: int = 0,
+    vocabulary: Sequence[str] = (),
+    **overrides: Any,
+) -> Generator:
     """An untrained generator, a ``torch.nn.Module``: the recipe ``configs/generator/<name>.yaml`` with ``overrides`` on top.
 
     Args:
         name: the recipe.
         space: the ``space`` of the tokenizer whose latents it learns.
         num_classes: labels that the data has; 0 for none.
+        num_actions: actions that it has; 0 for none.
+        vocabulary: the words of its captions, for a model that learns them by itself.
         overrides: options of the recipe.
 
     Raises:
@@ -67,7 +78,10 @@ def generator(name: str, *, space: LatentSpace, num_classes: int = 0, **override
     """
     from vidgen import config, hub
 
-    built: Generator = hub.build_generator(config.load("generator", name, overrides), space=space, num_classes=num_classes)
+    recipe = config.load("generator", name, overrides)
+    built: Generator = hub.build_generator(
+        recipe, space=space, num_classes=num_classes, num_actions=num_actions, vocabulary=vocabulary
+    )
     return built
 
 

@@ -18,6 +18,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its kind where it says nothing: to be told in a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option most like ``word``, or None where nothing is close enough to be worth suggesting."""
     matches = difflib.get_close_matches(word.lower(), list(options), n=1, cutoff=0.5)

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidgen.errors import UserError, did_you_mean
+from vidgen.errors import UserError, did_you_mean, first_line
+from vidgen.files import replacing
 from vidgen.latents import Condition, Latent, LatentSpec, Shape
 from vidgen.registry import build, taken
 from vidgen.rollout import Rollout
@@ -219,10 +220,7 @@ class Model:
                     f"This model knows no label '{label}'.{did_you_mean(label, self.class_names)} Its labels: {known}."
                 )
             label = self.class_names.index(label)
-        labels = torch.as_tensor(label, device=self._device).expand(num)
-        if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-            raise UserError(f"Labels go from 0 to {len(self.class_names) - 1}, and {label} is not one of them.")
-        return labels
+        return _for_each(torch.as_tensor(label, device=self._device).reshape(-1), num, "label")
 
     def _actions(self, action: Action | Sequence[Action] | Tensor | None, num: int, frames: int) -> Tensor | None:
         """(num, frames) of indices."""
@@ -239,8 +237,9 @@ class Model:
                         f"This model knows no action '{name}'.{did_you_mean(name, names)} Its actions: {', '.join(names)}."
                     )
             action = torch.tensor([names.index(name) if isinstance(name, str) else name for name in typed])
-        if action.shape[-1] not in (1, frames):
-            raise UserError(f"There are {action.shape[-1]} actions for {frames} frames: give one for each, or one for all.")
+        action = _for_each(torch.atleast_2d(action), num, "action")
+        if action.shape[1] not in (1, frames):
+            raise UserError(f"There are {action.shape[1]} actions for {frames} frames: give one for each, or one for all.")
         return action.to(self._device).expand(num, frames)
 
     @property
@@ -258,26 +257,32 @@ def _one_each(text: str | Sequence[str] | None, num: int, option: str) -> list[s
     return texts
 
 
+def _for_each(values: Tensor, num: int, option: str) -> Tensor:
+    """The values of each sample (num, ...), of as many rows or of one for all."""
+    if len(values) not in (1, num):
+        raise UserError(
+            f"'{option}' has values for {len(values)} samples, and there are {num}: give one for each, or one for all."
+        )
+    return values.expand(num, *values.shape[1:])
+
+
 def save(folder: Path, *, tokenizer: nn.Module, generator: nn.Module | None, config: Mapping[str, Any]) -> None:
     """Writes ``folder``: the parts' weights as safetensors and ``config`` with what is needed to build them again.
 
     ``config`` holds ``tokenizer`` and ``generator`` (the parts' recipes or None), ``num_classes``, ``class_names``, ``shape``,
-    ``action_names`` and ``vocabulary`` where the data has them, and whatever else its writer wants to keep. Every file is written
-    beside its place and then moved there, the config last.
+    ``action_names`` and ``vocabulary`` where the data has them, and whatever else its writer wants to keep. Every file appears
+    whole (:func:`vidgen.files.replacing`), the config last.
     """
     from vidgen import __version__
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("tokenizer", tokenizer), ("generator", generator)):
         if part is not None:
-            fresh = folder / f".{name}.partial"
-            save_file({key: value.detach().contiguous().cpu() for key, value in part.state_dict().items()}, fresh)
-            fresh.replace(folder / f"{name}.safetensors")
+            with replacing(folder / f"{name}.safetensors") as partial:
+                save_file({key: value.detach().contiguous().cpu() for key, value in part.state_dict().items()}, partial)
     spec: LatentSpec = tokenizer.spec  # type: ignore[assignment]
     text = json.dumps({"format": FORMAT, "vidgen": __version__, "spec": spec.to_dict(), **config}, indent=2)
-    fresh = folder / ".config.partial"
-    fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(folder / "config.json")
+    with replacing(folder / "config.json") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Model:
@@ -358,7 +363,7 @@ def _load_weights(part: nn.Module, file: Path) -> None:
     try:
         part.load_state_dict(load_file(file), strict=True)
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(f"The weights in '{file}' do not fit their config: {str(error).splitlines()[0]}") from error
+        raise UserError(f"The weights in '{file}' do not fit their config: {first_line(error)}") from error
     part.eval()
 
 

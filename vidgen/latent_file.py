@@ -15,20 +15,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vidgen.errors import UserError
+from vidgen.errors import UserError, first_line
+from vidgen.files import replacing
 from vidgen.latents import Latent, LatentSpec, Shape
-from vidgen.training.cache import pack_ids, unpack_ids
+from vidgen.training.cache import bits_of, pack_ids, unpack_ids
 
 FORMAT = 1
 
@@ -70,7 +67,7 @@ def write(path: str | os.PathLike[str], latents: Iterable[Latent], *, weights: s
         OSError: when the file cannot be written.
     """
     parts, total, frames = _Runs(), 0, 0
-    with _replacing(Path(path)) as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         file.seek(8 + HEADER)
         for latent in latents:
             total += file.write(packed(latent))
@@ -129,7 +126,7 @@ class LatentFile:
             self._parts: list[tuple[int, int]] = about["parts"]
             self._values = self._file.get_slice("h" if self.spec.levels is None else "ids")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"'{path}' is no file of latents, such as 'vidgen encode' writes: {_first_line(error)}.") from error
+            raise UserError(f"'{path}' is no file of latents, such as 'vidgen encode' writes: {first_line(error)}.") from error
 
     def __iter__(self) -> Iterator[Latent]:
         left, start, place = self.shape[0], 0, 0
@@ -142,7 +139,7 @@ class LatentFile:
                 values["h"] = self._values[start : start + cells].movedim(0, 1)[None].float()
             else:
                 tokens = self.spec.num_tokens(shape, start)
-                size = math.ceil(tokens * sum(max(1, (level - 1).bit_length()) for level in self.spec.levels) / 8)
+                size = math.ceil(tokens * sum(bits_of(self.spec.levels)) / 8)
                 rows = self._values[place : place + size].numpy()[None]
                 values["ids"] = torch.from_numpy(unpack_ids(rows, tokens, self.spec.levels))
                 place += size
@@ -163,20 +160,3 @@ class _Runs:
             self.runs[-1][1] += 1
         else:
             self.runs.append([number, 1])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside ``path`` to write to, moved onto ``path`` when all went well and removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> Any:
-    return (str(error).splitlines() or [type(error).__name__])[0]

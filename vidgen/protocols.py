@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from vidgen.nn.stream import Stream
 
 
+SPLITS = ("train", "val", "test")
+"""The parts that data is cut into, in order."""
+
+
 @runtime_checkable
 class Data(Protocol):
     """Clips by (split, index, epoch): a pure function, so resume needs no worker state.

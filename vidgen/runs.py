@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import yaml
 
-from vidgen.errors import DISK_FULL, UserError
+from vidgen.errors import DISK_FULL, UserError, first_line
+from vidgen.files import replacing
 
 STATE = "state.json"
 """What makes a folder a run."""
@@ -178,10 +179,27 @@ def _point_latest(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON beside its place and moves it there."""
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    """Writes JSON, all of it or nothing."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a JSON or yaml file of a run holds, names and values; nothing where there is no such file.
+
+    Raises:
+        UserError: where it cannot be read, or holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        value = parse(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): mend or remove it.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold names and values, and holds {type(value).__name__}: mend or remove it.")
+    return value
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vidgen.files import replacing
 
 Pixels = NDArray[np.uint8]
 
@@ -112,7 +112,7 @@ def frame_writer(path: str | os.PathLike[str], fps: float) -> Iterator[Callable[
     from av.video.reformatter import ColorRange, Colorspace
 
     stream: Any = None
-    with _replacing(path) as partial, av.open(partial, "w", "mp4", options={"movflags": "+faststart"}) as container:
+    with replacing(path) as partial, av.open(str(partial), "w", "mp4", options={"movflags": "+faststart"}) as container:
 
         def write(pixels: Pixels) -> None:
             nonlocal stream
@@ -178,7 +178,7 @@ def contact_sheet(path: str | os.PathLike[str], videos: Pixels, every: int = 1) 
     num, frames, height, width, _ = videos.shape
     scale = math.ceil(LEGIBLE / min(height, width))
     tiles = upscale(videos, scale).reshape(num * frames, 1, height * scale, width * scale, 3)
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         Image.fromarray(grid(tiles, columns=frames)[0]).save(partial, format="PNG")
 
 
@@ -186,16 +186,3 @@ def _check(video: Pixels, *, ndim: int) -> None:
     if video.dtype != np.uint8 or video.ndim != ndim or video.shape[-1] != 3 or 0 in video.shape:
         wanted = "(N, T, H, W, 3)" if ndim == 5 else "(T, H, W, 3)"
         raise ValueError(f"expected non-empty uint8 {wanted}, got {video.dtype} {video.shape}")
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Give a name beside ``path`` to write to; move the file onto ``path`` when all went well, remove it otherwise."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield str(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidgen.data.batches import ClipBatches, Order, collate, epoch_order, eval_batches, to_pixels, to_video
+from vidgen.data.batches import BatchOrder, ClipBatches, Order, collate, epoch_order, eval_batches, to_pixels, to_video
 
 
 class Numbered:
@@ -85,12 +85,12 @@ def test_any_number_of_ranks_sees_the_same_clips_in_a_step(ranks: int) -> None:
 
 def test_of_a_batch_in_parts_each_rank_has_its_share_of_every_part() -> None:
     """So that a part of all ranks is the part that one process goes through."""
-    alone = steps(batch_size=12)
-    shared = [steps(batch_size=6, rank=rank, ranks=2, parts=3) for rank in range(2)]
-    for step, whole in enumerate(alone):
+    alone, shared = BatchOrder([50], [12], 7), BatchOrder([50], [6], 7, ranks=2, parts=3)
+    for step in range(12):
+        _, whole = alone(step)
+        ranks = [shared(step, rank)[1] for rank in range(2)]
         for part in range(3):
-            own = [clip for rank in shared for clip in rank[step][2 * part : 2 * part + 2]]
-            assert own == whole[4 * part : 4 * part + 4]
+            assert [item for own in ranks for item in own[2 * part : 2 * part + 2]] == whole[4 * part : 4 * part + 4]
 
 
 def test_ranks_and_workers_together() -> None:

@@ -192,6 +192,33 @@ def test_what_needs_no_original_is_measured_of_the_generated_clips_alone(tmp_pat
     assert (found.num_real, found.num_fake) == (8, 5)
 
 
+def test_a_source_is_gone_through_once(tmp_path: Path) -> None:
+    """For a run makes its clips anew each time; with features kept, measures of videos still see the clips."""
+    fake, passes = drawn(5, 1), 0
+
+    def clips() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal passes
+        passes += 1
+        made.skipped.append(("bad", "is broken"))
+        return iter([(str(number), clip) for number, clip in enumerate(fake)])
+
+    both, extractor = protocol("motion_magnitude", "frechet"), Corners()
+    made = Source(name="f", fingerprint="f", clips=clips)
+    first = compare(source("r", drawn(8, 0)), made, both, extractor, looking(tmp_path))
+    assert (passes, first.skipped) == (1, [("f", "bad", "is broken")])
+    calls, made = extractor.calls, Source(name="f", fingerprint="f", clips=clips)
+    again = compare(source("r", drawn(8, 0)), made, both, extractor, looking(tmp_path))
+    assert (passes, extractor.calls, values(again), again.skipped) == (2, calls, values(first), first.skipped)
+
+
+def test_real_clips_that_none_looked_at_are_not_spoken_of(tmp_path: Path) -> None:
+    found = compare(
+        source("r", drawn(8, 0)), source("f", drawn(5, 1)), protocol("motion_magnitude"), Corners(), looking(tmp_path)
+    )
+    assert (found.num_real, found.num_fake) == (0, 5)
+    assert [result.protocol for result in found.results] == [found.protocol.label]
+
+
 def test_fewer_clips_than_the_protocol_is_of_are_told(tmp_path: Path) -> None:
     rule = preset("clips", {"data": {"frames": 3, "count": 10, "fake_count": 5}, "metric": {"measures": ["frechet"]}})
     found = compare(source("r", drawn(7, 0)), source("f", drawn(5, 1)), rule, Corners(), looking(tmp_path))

@@ -99,6 +99,10 @@ def test_a_file_that_is_missing_or_another_is_told(tmp_path: Path, monkeypatch: 
     assert "and there is no file 'nowhere.pth'" in mistake(file="nowhere.pth")
     digest = hashlib.sha256(b"nonsense").hexdigest()[:8]
     assert mistake(file=str(other)) == f"'{other}' is not torchvision's vgg16-397923af.pth: its sha256 begins with {digest}."
+    found = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    found.parent.mkdir(parents=True)
+    found.write_bytes(b"nonsense")
+    assert mistake() == f"'{found}' is not torchvision's vgg16-397923af.pth: its sha256 begins with {digest}."
 
 
 def test_words_that_name_nothing_are_told() -> None:

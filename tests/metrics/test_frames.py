@@ -8,6 +8,7 @@ from vidgen.errors import UserError
 from vidgen.metrics.psnr import PSNR, psnr
 from vidgen.metrics.region_psnr import RegionPSNR, foreground, region_psnr
 from vidgen.metrics.ssim import SSIM, ssim
+from vidgen.metrics.statistics import NORMAL_95
 
 
 def pair(*shape: int, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,7 +191,7 @@ def test_interval_is_the_normal_one_over_clips():
         metric.update(video, real)
         scores.append(psnr(video, real).mean())
     mean = torch.stack(scores)
-    half = 1.96 * mean.std().item() / math.sqrt(6)  # equally long clips: the plain standard error of their means
+    half = NORMAL_95 * mean.std().item() / math.sqrt(6)  # equally long clips: the plain standard error of their means
     assert metric.interval() == pytest.approx((mean.mean().item() - half, mean.mean().item() + half))
 
 

@@ -15,6 +15,7 @@ from vidgen.metrics.horizon import Horizon, horizon
 from vidgen.metrics.motion_consistency import MotionConsistency
 from vidgen.metrics.psnr import PSNR, psnr
 from vidgen.metrics.ssim import SSIM, ssim
+from vidgen.metrics.statistics import NORMAL_95
 
 
 def drifting(clips: int = 5, frames: int = 6) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ def test_intervals_of_the_curve_are_the_normal_ones_over_clips() -> None:
     for part in (slice(0, 1), slice(1, 5)):
         metric.update(video[part], real[part])
     found, scores = metric.estimate(), psnr(video, real)[:, 2:]
-    half = 1.96 * scores.std(dim=0) / math.sqrt(5)
+    half = NORMAL_95 * scores.std(dim=0) / math.sqrt(5)
     assert found["frame"] == [2, 3, 4, 5]
     assert found["mean"] == pytest.approx(scores.mean(dim=0).tolist())
     assert found["low"] == pytest.approx((scores.mean(dim=0) - half).tolist())

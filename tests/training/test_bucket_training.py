@@ -100,12 +100,10 @@ def broken_off(training: tiny.Training, folder: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["kl", pytest.param("lfq", marks=pytest.mark.slow)])
 def test_a_tokenizer_trains_on_buckets_and_goes_on_as_if_never_stopped(name: str, tmp_path: Path) -> None:
-    """With images, an adversary that sees motion, and parts of batches."""
+    """With images, and an adversary that sees motion."""
     start = tiny.tokenizer(name)
     data = bucketed(start)
-    training = tiny.tokenizer_training(
-        name, data=data, start=start, adversary=tiny.ADVERSARY, images=0.2, batch_size=4, accumulate=2
-    )
+    training = tiny.tokenizer_training(name, data=data, start=start, adversary=tiny.ADVERSARY, images=0.2, batch_size=4)
     shapes = [tuple(batch["video"].shape[1:-1]) for batch in ClipBatches(data, batch_size=4, seed=0, first=0, last=8)]
     assert len(set(shapes)) == len(GRIDS)
     assert tiny.same_weights(broken_off(training, tmp_path / "broken"), training.run(tmp_path / "whole"))

@@ -266,6 +266,11 @@ def test_images_need_a_causal_backbone_and_a_share() -> None:
         tiny.tokenizer_training("kl", images=2.0).task()
 
 
+def test_a_tokenizer_takes_its_batch_whole() -> None:
+    with pytest.raises(UserError, match=r"^tokenizer\.training\.accumulate=2, and a tokenizer learns from each batch as a whole"):
+        tiny.tokenizer_training("lfq", accumulate=2, batch_size=4).task()
+
+
 # Perception and the adversary
 
 

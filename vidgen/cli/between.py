@@ -117,7 +117,7 @@ class _Progress:
 def _show(found: Comparison, console: Console) -> None:
     table = Table(
         title=f"{found.fake} against {found.real}",
-        caption=f"{found.protocol.label}, {found.num_real} real clips",
+        caption=found.words,
         title_justify="left",
     )
     for column in ("measure", "value", "95 % interval", "N"):

@@ -1,4 +1,7 @@
-"""``vidgen compare``: any runs on one page, and in the terminal as a table. Torch is not imported."""
+"""``vidgen compare``: any runs on one page, and in the terminal as a table.
+
+Torch is imported only where a run holds a further measure, of which its class says the unit and which way is better.
+"""
 
 from __future__ import annotations
 

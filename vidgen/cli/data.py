@@ -143,10 +143,10 @@ def _read(path: str, options: Mapping[str, Any]) -> tuple[Path, Table]:
 
 
 def _write_shards(root: Path, table: Table, options: Mapping[str, Any]) -> int:
-    from vidgen.data.folder.cache import replacing
     from vidgen.data.folder.check import command
     from vidgen.data.folder.each import each
     from vidgen.data.folder.shards import plan_shards, write_shard
+    from vidgen.files import replacing
 
     if options["out"] is None:
         raise UserError("Shards need a folder of their own: give out=FOLDER.")

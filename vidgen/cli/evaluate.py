@@ -21,13 +21,12 @@ from vidgen.errors import UserError
 from vidgen.evaluation import measure, rows
 from vidgen.evaluation.distance import Distances
 from vidgen.evaluation.pictures import pairs, save_clips
+from vidgen.files import replacing
 from vidgen.hub import Model
 from vidgen.latents import Shape
-from vidgen.protocols import Data
+from vidgen.protocols import SPLITS, Data
 from vidgen.runs import write_json
 from vidgen.training.cache import condition_of
-
-SPLITS = ("train", "val", "test")
 
 BUCKETED = ("reconstruction/", "baseline/", "tokenizer/")
 """Beginnings of the names of figures that are told of every bucket."""
@@ -108,16 +107,13 @@ class Evaluation:
         begin, count = time.monotonic(), self.options["samples"]
         asked = measure.ask(self.model, self.data, count)
         target = self.folder / "samples" / "samples.npy"
-        target.parent.mkdir(exist_ok=True)
-        partial = target.with_name(".samples.npy.partial")
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *self.data.shape, 3))
-        with Stage(self.console, "sampling", count, unit="sample") as stage:
+        with replacing(target) as partial, Stage(self.console, "sampling", count, unit="sample") as stage:
+            pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *self.data.shape, 3))
             done = 0
             for some in self._drawn(asked, self.data.shape, stage.update):
                 pixels[done : done + len(some)] = some
                 done += len(some)
-        pixels.flush()
-        partial.replace(target)
+            pixels.flush()
         self.seconds_a_sample = (time.monotonic() - begin) / count
         return pixels, asked
 

@@ -221,7 +221,6 @@ class Fit:
                     last=task.recipe.steps,
                     rank=ranks.index(),
                     ranks=ranks.count(),
-                    parts=task.recipe.accumulate,
                 )
                 return clips.loader(self.config["trainer"]["workers"])
 

@@ -21,6 +21,7 @@ from vidgen.cli.progress import Stage
 from vidgen.cli.stream import Video
 from vidgen.data.batches import to_pixels, to_video
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.hub import Model
 from vidgen.latents import Latent, LatentSpec
 from vidgen.rollout import Rollout
@@ -80,7 +81,11 @@ def draw(
         return
     rollout.check(model.generator)
     shape = (config["num"], frames, *size, 3)
-    with Stage(console, "sampling", config["num"] * frames, unit="frame") as stage, _Pixels(out / "samples.npy", shape) as store:
+    with (
+        Stage(console, "sampling", config["num"] * frames, unit="frame") as stage,
+        replacing(out / "samples.npy") as partial,
+        _Pixels(partial, shape) as store,
+    ):
         done = 0
         for first in range(0, config["num"], config["batch_size"]):
             count = min(config["batch_size"], config["num"] - first)
@@ -116,12 +121,11 @@ def _write(
 
 
 class _Pixels:
-    """A .npy file (videos, frames, H, W, 3) that is written piece by piece; it appears when it is whole."""
+    """A .npy file (videos, frames, H, W, 3) that is written piece by piece."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape = path, shape
-        self.partial = path.with_suffix(".partial")
-        self.file = self.partial.open("wb")
+        self.shape = shape
+        self.file = path.open("wb")
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
         self.begin = self.file.tell()
@@ -129,12 +133,8 @@ class _Pixels:
     def __enter__(self) -> _Pixels:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.file.close()
-        if kind is None:
-            self.partial.replace(self.path)
-        else:
-            self.partial.unlink()
 
     def write(self, video: int, frame: int, pixels: np.ndarray) -> None:
         """Frames (T, H, W, 3) of a video, from ``frame`` on."""

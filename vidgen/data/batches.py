@@ -103,10 +103,9 @@ class BatchOrder:
 class ClipBatches(IterableDataset):
     """Training batches of clips for steps ``first`` to ``last``: ``video`` uint8 (B, T, H, W, 3) and ``label`` (B,).
 
-    Step k of ``ranks`` processes takes the clips k*B*ranks to (k+1)*B*ranks of the shuffled order, and rank r its share of them
-    (of each of ``parts`` equal parts of them), so that any number of workers and ranks sees the same clips in the same step. Of
-    data with buckets every batch is of one of them, as :class:`BatchOrder` says, and ``batch_size`` is one number for all or one
-    for each.
+    Step k of ``ranks`` processes takes the clips k*B*ranks to (k+1)*B*ranks of the shuffled order, and rank r its share of them,
+    so that any number of workers and ranks sees the same clips in the same step. Of data with buckets every batch is of one of
+    them, as :class:`BatchOrder` says, and ``batch_size`` is one number for all or one for each.
     """
 
     def __init__(
@@ -119,16 +118,15 @@ class ClipBatches(IterableDataset):
         last: int,
         rank: int = 0,
         ranks: int = 1,
-        parts: int = 1,
     ) -> None:
         self.buckets, self.seed = buckets_of(data), seed
         self.batch_sizes = for_each(batch_size, self.buckets)
-        self.first, self.last, self.rank, self.ranks, self.parts = first, last, rank, ranks, parts
+        self.first, self.last, self.rank, self.ranks = first, last, rank, ranks
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = BatchOrder([data.size("train") for data in self.buckets], self.batch_sizes, self.seed, self.ranks, self.parts)
+        order = BatchOrder([data.size("train") for data in self.buckets], self.batch_sizes, self.seed, self.ranks)
         for step in range(self.first + offset, self.last, stride):
             bucket, places = order(step, self.rank)
             yield collate([self.buckets[bucket].clip("train", item, epoch) for item, epoch in places])

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from vidgen.data.worlds.draw import Draw
 from vidgen.download import fetched
 from vidgen.errors import UserError, did_you_mean
+from vidgen.protocols import SPLITS
 
 Digits = NDArray[np.uint8]
 
 VERSION = 1  # raised when the same files and settings come to give other pixels
 SIDE = 28
 STEP = 0.1  # of the free way, a frame
-SPLITS = ("train", "val", "test")
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 FILES = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",

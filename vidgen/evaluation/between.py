@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import Parameter, signature
 from itertools import zip_longest
@@ -19,12 +19,12 @@ from vidgen.evaluation.cutting import Pixels
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
 from vidgen.evaluation.sources import Source, batched_by
+from vidgen.files import replacing
 from vidgen.hub import fingerprint
 from vidgen.metrics.horizon import Horizon, framewise
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
-
-CONFIDENCE = 1.96
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class Comparison:
         real: that of the real ones.
         protocol: by which they were measured.
         results: the figures.
-        num_real: real clips that the figures are of; 0 in what was written before it was kept.
+        num_real: real clips that the figures are of; 0 where none was looked at, and in what was written before it was kept.
         num_fake: generated ones, likewise.
         real_fingerprint: sha256 of all that decides the real clips, likewise empty.
         curves: of measures of frames where a context is given, the figure of each frame after it.
@@ -59,6 +59,11 @@ class Comparison:
     def setting(self) -> tuple[str, int, int]:
         """What the figures depend on beside the protocol: only where it is the same do they belong in one column."""
         return self.real_fingerprint, self.num_real, self.num_fake
+
+    @property
+    def words(self) -> str:
+        """How the figures were measured: by which protocol, and against how many clips where any was looked at."""
+        return f"{self.protocol.label}, {self.num_real} real clips" if self.num_real else self.protocol.label
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -184,15 +189,9 @@ def _needs_originals(metric: Any) -> bool:
 
 def _look_apart(real: Source, fake: Source, alone: Mapping[str, Any], extractor: Extractor | None, looking: Looking) -> Seen:
     """Shows the clips of both to the extractor, and the generated ones to measures that need no original."""
-    reals = _features(real, extractor, looking) if extractor else torch.empty(0)
-    fakes = _features(fake, extractor, looking) if extractor else torch.empty(0)
-    done = 0
-    for names, clips in fake.batches(looking.batch_size) if alone else ():
-        for metric in alone.values():
-            metric.update(_on(clips, looking))
-        done += len(names)
-        looking.progress(fake.name, done)
-    return Seen(real=reals, fake=fakes, num_real=len(reals), num_fake=len(fakes) or done)
+    reals, num_real = _look_at(real, (), extractor, looking) if extractor else (torch.empty(0), 0)
+    fakes, num_fake = _look_at(fake, list(alone.values()), extractor, looking)
+    return Seen(real=reals, fake=fakes, num_real=num_real, num_fake=num_fake)
 
 
 def _look_at_pairs(real: Source, fake: Source, pairs: Mapping[str, Any], extractor: Extractor | None, looking: Looking) -> Seen:
@@ -249,26 +248,41 @@ def _left_out(real: Source, fake: Source) -> str:
     return ""
 
 
-def _features(source: Source, extractor: Extractor, looking: Looking) -> Tensor:
-    """The features of all clips of a source, (N, d) float32; those of clips seen before are read from the cache."""
-    path = looking.cache / f"{fingerprint(source.fingerprint, extractor.rule)}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            source.skipped[:] = [(str(name), str(reason)) for name, reason in kept["skipped"]]
-            looking.progress(source.name, len(kept["features"]))
-            return torch.from_numpy(kept["features"])
+def _look_at(source: Source, measures: Sequence[Any], extractor: Extractor | None, looking: Looking) -> tuple[Tensor, int]:
+    """Shows the clips of one source to measures and to the extractor, in one pass: their features (N, d) float32, and how many.
+
+    Features of clips seen before are read from the cache, and so the clips are only gone through where a measure asks for them.
+    """
+    path = looking.cache / f"{fingerprint(source.fingerprint, extractor.rule)}.npz" if extractor else None
+    known = _known(path) if path else None
+    if known is not None and not measures:
+        features, source.skipped[:] = known
+        looking.progress(source.name, len(features))
+        return features, len(features)
     parts, done = [], 0
     for names, clips in source.batches(looking.batch_size):
-        parts.append(_extracted(extractor, _on(clips, looking)))
+        video = _on(clips, looking)
+        for metric in measures:
+            metric.update(video)
+        if extractor and known is None:
+            parts.append(_extracted(extractor, video))
         done += len(names)
         looking.progress(source.name, done)
-    features = torch.cat(parts)
-    looking.cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, features=features.numpy(), skipped=np.array(source.skipped, dtype=np.str_).reshape(-1, 2))
-    partial.replace(path)
-    return features
+    if known is not None:
+        return known[0], done
+    features = torch.cat(parts) if parts else torch.empty(0)
+    if path:
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, features=features.numpy(), skipped=np.array(source.skipped, dtype=np.str_).reshape(-1, 2))
+    return features, done
+
+
+def _known(path: Path) -> tuple[Tensor, list[tuple[str, str]]] | None:
+    """The features in a file of the cache and what gave none; None where there is no such file."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as kept:
+        return torch.from_numpy(kept["features"]), [(str(name), str(reason)) for name, reason in kept["skipped"]]
 
 
 def _on(clips: np.ndarray, looking: Looking) -> Tensor:
@@ -285,12 +299,7 @@ def _extracted(extractor: Extractor, video: Tensor) -> Tensor:
 def _mean(name: str, metric: Any, found: Comparison) -> Result:
     interval = metric.interval() if hasattr(metric, "interval") else None
     count = int(metric.clips.max())
-    return Result(name=f"fake/{name}", value=float(metric.compute()), n=count, protocol=_words(found), interval=interval)
-
-
-def _words(found: Comparison) -> str:
-    """How a figure was measured: by which protocol, and against how many clips."""
-    return f"{found.protocol.label}, {found.num_real} real clips"
+    return Result(name=f"fake/{name}", value=float(metric.compute()), n=count, protocol=found.words, interval=interval)
 
 
 def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tensor, found: Comparison) -> None:
@@ -305,8 +314,8 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
         return metric
 
     def add(suffix: str, value: float, error: float | None = None) -> None:
-        interval = None if error is None else (value - CONFIDENCE * error, value + CONFIDENCE * error)
-        found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=_words(found), interval=interval))
+        interval = None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error)
+        found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=found.words, interval=interval))
 
     if protocol.metric.chunk and name == "frechet":
         size = protocol.metric.chunk

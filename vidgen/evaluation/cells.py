@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from vidgen.config import flat, load, preset_names
 from vidgen.errors import UserError
 from vidgen.evaluation import rows
 from vidgen.evaluation.rows import Row
-from vidgen.runs import STATE
+from vidgen.runs import STATE, read_mapping
 
 NOT_OF_THE_RECIPE = ("seed", "command", "words", "route", "choices", "runs", "resume", "reuse", "logger", "trainer")
 """What does not decide what was compared: the seed, where things lie, the machine, and words about it all."""
@@ -111,14 +110,14 @@ def read_run(folder: Path) -> Cell:
     home = folder if (folder / STATE).is_file() else folder.resolve().parent
     if not ((home / STATE).is_file() and (folder / "config.yaml").is_file()):
         raise UserError(f"{folder} is not the folder of a run: give those that 'vidgen fit' made, such as runs/latest.")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if _json(home / STATE).get("status") != "finished":
+    config = read_mapping(folder / "config.yaml")
+    if read_mapping(home / STATE).get("status") != "finished":
         raise UserError(f"The run {folder} is not finished: give its command again, which goes on with it ({config['command']}).")
     found = rows.read(folder / "metrics.jsonl")
     results = {row.name: row for row in found if row.stage == "evaluation"}  # measured twice, the last counts
     if not results:
         raise UserError(f"There are no results in {folder}: 'vidgen eval run={folder}' measures it, into its folder eval.")
-    environment, model = _json(home / "environment.json"), _json(home / "model" / "config.json")
+    environment, model = read_mapping(home / "environment.json"), read_mapping(home / "model" / "config.json")
     names = model.get("names") or config["choices"]
     return Cell(
         run=folder.resolve().name if home == folder else f"{home.name}/{folder.resolve().name}",
@@ -207,12 +206,3 @@ def sheet(folder: Path, labels: tuple[str, ...]) -> Sheet | None:
         width=width,
         fps=FPS / every,
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """What a file of the run holds; nothing where there is none."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} cannot be read ({error}): mend or remove it.") from error
-    return values

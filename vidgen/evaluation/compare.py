@@ -22,7 +22,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from vidgen.evaluation.cells import Cell, Curve, Sheet
-from vidgen.evaluation.rows import MEASURES, SUBJECTS, Row, large, measure
+from vidgen.evaluation.rows import MEASURES, SUBJECTS, Row, large, markdown_table, measure
+from vidgen.files import replacing
 
 GROUPS = ("Reconstruction", "Generation", "Cost", "References")
 """What columns are sorted and picked by."""
@@ -402,13 +403,8 @@ def write_page(said: Mapping[str, Any], path: Path) -> Path:
     # Within <script> nothing is markup but what begins with <, which JSON may spell otherwise in its strings: the only place.
     data = Markup(json.dumps(said, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"))
     page = environment.from_string(template).render(title=said["title"], kind=said["kind"], data=data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -446,10 +442,7 @@ def _text(figure: Mapping[str, Any] | None) -> str:
 
 def markdown(said: Mapping[str, Any]) -> str:
     """The table with its notes and the commands that make its runs."""
-    heads, body = table(said)
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *body)]
-    drawn = [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(heads), *escaped[1:])]
     commands = [f"- {line['name']}, seed {cell['seed']}: `{cell['command']}`" for line in said["lines"] for cell in line["cells"]]
     legend = "± is the standard error over seeds; ranges are 95 % intervals of a single run."
-    parts = [f"# {said['title']}", said["words"], *said["notes"], "\n".join(drawn), legend, "\n".join(commands)]
+    parts = [f"# {said['title']}", said["words"], *said["notes"], markdown_table(*table(said)), legend, "\n".join(commands)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -22,9 +22,9 @@ from vidgen.latents import Shape
 from vidgen.metrics.frechet import frechet
 from vidgen.metrics.legality import wilson
 from vidgen.metrics.memorisation import CLOSE, memorisation
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Data
 
-CONFIDENCE = 1.96
 BATCH = 64
 SEARCHED = 8
 """Training clips that are searched for copies, for each sample: the first ones, so that copies of later ones are not found."""
@@ -111,7 +111,7 @@ class Distances:
                 value=value,
                 n=len(fakes),
                 protocol=rule,
-                interval=None if error is None else (value - CONFIDENCE * error, value + CONFIDENCE * error),
+                interval=None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error),
             )
             for key, (value, error) in figures.items()
             if value is not None

@@ -29,6 +29,7 @@ from vidgen.metrics.physics import FOLLOWED, Findings, Physics
 from vidgen.metrics.psnr import PSNR
 from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Data
 from vidgen.registry import build, find, options
 
@@ -163,12 +164,10 @@ def measure_tokenizer(
 
     ``metrics`` are further measures of pairs by name; ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
     """
-    psnr, ssim, objects, blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
-    mean_frame, last_frame, before = PSNR(), PSNR(), PSNR()
+    fidelity = _Fidelity(data)
     added = {name: metric.to(device) for name, metric in pair_metrics(metrics).items()}
     usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
-    ground = _ground(data)
     examples: list[tuple[np.ndarray, np.ndarray]] = []
     seen, bits = 0, 0.0
     for batch in eval_batches(data, split, count, batch_size):
@@ -177,21 +176,11 @@ def measure_tokenizer(
             latent = tokenizer.encode(video)
             back = tokenizer.decode(latent).clamp(-1, 1)
         bits += divergence(tokenizer, latent)
-        psnr.update(back, video)
-        if min(video.shape[-2:]) >= SSIM_WINDOW:
-            ssim.update(back, video)
+        fidelity.update(back, video)
         for metric in added.values():
             metric.update(back, video)
         if usage is not None:
             usage.update(latent.ids.cpu())
-        if ground is not None:
-            plain = ground.to(device).expand_as(video)
-            objects.update(back, video, foreground(video, plain))
-            blank.update(plain, video)
-        elif video.shape[2] > 1:  # an image has no other frame
-            mean_frame.update(video.mean(dim=2, keepdim=True).expand_as(video), video)
-            last_frame.update(video[:, :, -1:].expand_as(video), video)
-            before.update(video[:, :, :-1], video[:, :, 1:])
         pixels = to_pixels(back)
         source, labels = batch["video"].numpy(), batch["label"].numpy()
         actions = batch["actions"].numpy() if "actions" in batch else None
@@ -203,28 +192,8 @@ def measure_tokenizer(
             examples.append((source[: shown - seen], pixels[: shown - seen]))
         seen += len(pixels)
     found = Measured(shown={"originals": _joined(a for a, _ in examples), "reconstructions": _joined(b for _, b in examples)})
-    means = {
-        "reconstruction/psnr": psnr,
-        "reconstruction/ssim": ssim,
-        "reconstruction/psnr_objects": objects,
-        "baseline/psnr_blank": blank,
-        "baseline/psnr_mean_frame": mean_frame,
-        "baseline/psnr_last_frame": last_frame,
-        "baseline/psnr_frame_before": before,
-    }
-    for name, metric in means.items():
-        if metric.update_called:
-            rule = SSIM_RULE if metric is ssim else PSNR_RULE
-            found.results.append(
-                Result(name=name, value=metric.compute().item(), n=seen, interval=metric.interval(), protocol=rule)
-            )
-    for name, metric in added.items():
-        chosen = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
-        interval = metric.interval() if hasattr(metric, "interval") else None
-        said = getattr(metric, "convention", chosen) or None
-        found.results.append(
-            Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=seen, protocol=said, interval=interval)
-        )
+    found.results += fidelity.results(seen)
+    found.results += [_further(name, metric, seen) for name, metric in added.items()]
     if usage is not None:
         numbers = usage.compute()
         rule = f"{numbers['tokens']:,} {usage.protocol}"
@@ -240,6 +209,63 @@ def measure_tokenizer(
     for judge in (originals, again):
         found.results += judge.results() + judge.failures()
     return found
+
+
+class _Fidelity:
+    """How near reconstructions come to their originals, and how near what takes no model does: the baselines.
+
+    Of a world they are its empty ground, which also tells where objects are; of other videos, other frames of the original.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.ground = _ground(data)
+        self.psnr, self.ssim, self.objects, self.blank = PSNR(), SSIM(), RegionPSNR(), PSNR()
+        self.mean_frame, self.last_frame, self.before = PSNR(), PSNR(), PSNR()
+
+    def update(self, back: Tensor, video: Tensor) -> None:
+        """Takes in reconstructions and their originals, (B, C, T, H, W) in [-1, 1]."""
+        self.psnr.update(back, video)
+        if min(video.shape[-2:]) >= SSIM_WINDOW:
+            self.ssim.update(back, video)
+        if self.ground is not None:
+            plain = self.ground.to(video.device).expand_as(video)
+            self.objects.update(back, video, foreground(video, plain))
+            self.blank.update(plain, video)
+        elif video.shape[2] > 1:  # an image has no other frame
+            self.mean_frame.update(video.mean(dim=2, keepdim=True).expand_as(video), video)
+            self.last_frame.update(video[:, :, -1:].expand_as(video), video)
+            self.before.update(video[:, :, :-1], video[:, :, 1:])
+
+    def results(self, count: int) -> list[Result]:
+        """The figures of ``count`` clips, of what there was to measure."""
+        means = {
+            "reconstruction/psnr": self.psnr,
+            "reconstruction/ssim": self.ssim,
+            "reconstruction/psnr_objects": self.objects,
+            "baseline/psnr_blank": self.blank,
+            "baseline/psnr_mean_frame": self.mean_frame,
+            "baseline/psnr_last_frame": self.last_frame,
+            "baseline/psnr_frame_before": self.before,
+        }
+        return [
+            Result(
+                name=name,
+                value=metric.compute().item(),
+                n=count,
+                interval=metric.interval(),
+                protocol=SSIM_RULE if metric is self.ssim else PSNR_RULE,
+            )
+            for name, metric in means.items()
+            if metric.update_called
+        ]
+
+
+def _further(name: str, metric: Any, count: int) -> Result:
+    """The figure of a further measure of ``count`` reconstructions against their originals."""
+    chosen = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
+    interval = metric.interval() if hasattr(metric, "interval") else None
+    said = getattr(metric, "convention", chosen) or None
+    return Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=count, protocol=said, interval=interval)
 
 
 def divergence(tokenizer: Any, latent: Latent) -> float:
@@ -417,5 +443,5 @@ def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
 def mean_and_error(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     """Mean with a 95 % interval from the normal approximation."""
     mean = float(values.mean())
-    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    half = NORMAL_95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return mean, (mean - half, mean + half)

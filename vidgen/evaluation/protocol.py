@@ -17,8 +17,8 @@ from typing import Any
 
 from vidgen.config import flat, load
 from vidgen.errors import UserError, did_you_mean
+from vidgen.protocols import SPLITS
 
-SPLITS = ("train", "val", "test")
 CLIPS = ("first", "center", "random", "repeated", "all", "every", "whole")
 CROPS = ("center", "squash")
 

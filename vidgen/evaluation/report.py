@@ -19,7 +19,6 @@ embedded, curves are drawn as inline SVG, and the page's own policy forbids it t
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -28,11 +27,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vidgen.errors import UserError
 from vidgen.evaluation.pictures import WIDE
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Row, large, measure, read
+from vidgen.files import replacing
+from vidgen.protocols import SPLITS
+from vidgen.runs import read_mapping
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -149,12 +149,8 @@ def write_report(run: Path) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(_content(run))
     target = run / "report.html"
-    partial = run / ".report.html.partial"
-    try:
+    with replacing(target) as partial:
         partial.write_text(page, encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -163,9 +159,9 @@ def _content(run: Path) -> dict[str, Any]:
     config_text = _text(run / "config.yaml")
     if config_text is None:
         raise UserError(f"There is no config.yaml in {run}: name the folder of a run, such as runs/latest.")
-    config = _mapping(yaml.safe_load, config_text, run / "config.yaml")
-    environment = _json(run / "environment.json")
-    rows, sizes = read(run / "metrics.jsonl"), _json(run / "buckets.json")
+    config = read_mapping(run / "config.yaml")
+    environment = read_mapping(run / "environment.json")
+    rows, sizes = read(run / "metrics.jsonl"), read_mapping(run / "buckets.json")
     results = [row for row in rows if row.stage == "evaluation"]
     of_buckets, results = _parted(results, lambda row: row.name.rpartition("/")[2] in sizes)
     reconstructions, samples = _clips(run / "reconstructions"), _clips(run / "samples")
@@ -182,7 +178,7 @@ def _content(run: Path) -> dict[str, Any]:
         "reconstructions": [clip for clip in reconstructions if clip.step is None],
         "samples": [clip for clip in samples if clip.step is None],
         "previews": sorted(previews, key=lambda clip: (clip.stage != "tokenizer", clip.stage, clip.step, clip.order)),
-        "training": _training(rows, _codebook(_json(run / "codebook.json"))),
+        "training": _training(rows, _codebook(read_mapping(run / "codebook.json"))),
         "subjects": [(name, _common_n(results, subject)) for subject, name in SUBJECTS.items()],
         "judged": _judged(results),
         "buckets": _buckets(sizes, results, of_buckets),
@@ -380,7 +376,7 @@ def _curve_chart(name: str, splits: Mapping[str, Mapping[int, float]]) -> Chart 
     factor = 100 if what.unit == "%" else 1
     series: list[Series] = []
     legend: list[tuple[str, str, str]] = []
-    for split, values in sorted(splits.items(), key=lambda item: ("train", "val", "test").index(item[0])):
+    for split, values in sorted(splits.items(), key=lambda item: SPLITS.index(item[0])):
         points = [(step, factor * value) for step, value in sorted(values.items()) if math.isfinite(value)]
         lost = len(values) - len(points)
         if points:
@@ -484,7 +480,7 @@ def _visible(folder: Path) -> Iterable[Path]:
 
 
 def _clip(folder: Path, name: str) -> Clip:
-    said = _json(folder / f"{name}.json")
+    said = read_mapping(folder / f"{name}.json")
     return Clip(
         title=str(said.get("title") or name.replace("_", " ")),
         caption=str(said.get("caption") or ""),
@@ -503,18 +499,3 @@ def _data_uri(path: Path, kind: str) -> str | None:
 
 def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    text = _text(path)
-    return {} if text is None else _mapping(json.loads, text, path)
-
-
-def _mapping(parse: Any, text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = parse(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}): mend or remove it.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold names and values, and holds {type(value).__name__}: mend or remove it.")
-    return value

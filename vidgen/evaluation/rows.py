@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vidgen.config import describe, load, preset_names
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.registry import find
 
 Stage = Literal["tokenizer", "generator", "evaluation"]
@@ -106,10 +107,8 @@ def trim(path: Path, *, stage: Stage, step: int) -> None:
     kept = [row for row in rows if row.stage != stage or row.step <= step]
     if len(kept) == len(rows):
         return
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.unlink(missing_ok=True)
-    append(fresh, kept)
-    fresh.replace(path)
+    with replacing(path) as partial:
+        append(partial, kept)
 
 
 def _mend(path: Path) -> None:
@@ -418,3 +417,9 @@ def _added(name: str) -> Measure:
     return Measure(
         label[:1].upper() + label[1:], getattr(cls, "unit", ""), better.get(cls.higher_is_better), describe("metric", name)
     )
+
+
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without an end of line at its end."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in (heads, *body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(heads), *escaped[1:]))

@@ -34,8 +34,8 @@ from vidgen.data.folder.table import Item, UnreadableError
 from vidgen.errors import UserError, did_you_mean
 from vidgen.evaluation.cutting import Pixels, cut
 from vidgen.evaluation.measure import Precision, ask, draw_samples
-from vidgen.evaluation.protocol import SPLITS, DataRule
-from vidgen.protocols import Data
+from vidgen.evaluation.protocol import DataRule
+from vidgen.protocols import SPLITS, Data
 from vidgen.registry import build
 
 Videos = Sequence[tuple[str, Item]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vidgen.evaluation.between import Comparison
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import one_protocol
-from vidgen.evaluation.rows import Measure, measure
+from vidgen.evaluation.rows import Measure, markdown_table, measure
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 APART = "Each table is of other real clips, or of other numbers of clips, than the rest: their figures cannot be compared."
@@ -27,9 +27,7 @@ def markdown(comparisons: Sequence[Comparison], title: str = "This table") -> st
     parts = []
     for table in _tables(comparisons, title):
         head = ["Clips", "N", *(f"{_label(about)}{ARROWS[about.better]}" for about in table.measures)]
-        rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
-        lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-        parts.append("\n".join([*lines, "", f"{table.about}. Brackets hold 95 % intervals.", ""]))
+        parts.append(f"{markdown_table(head, table.rows)}\n\n{table.about}. Brackets hold 95 % intervals.\n")
     return "\n".join([*parts, *([f"{APART}\n"] if len(parts) > 1 else [])])
 
 

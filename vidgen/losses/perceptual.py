@@ -153,7 +153,7 @@ def _checked(net: str, file: str, option: str) -> tuple[dict[str, Tensor], str]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if not digest.startswith(digits):
-        raise UserError(f"'{file}' is not torchvision's {name}: its sha256 begins with {digest[:8]}.")
+        raise UserError(f"'{path}' is not torchvision's {name}: its sha256 begins with {digest[:8]}.")
     loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return loaded, digest
 

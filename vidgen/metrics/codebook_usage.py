@@ -15,6 +15,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 # A count for each of 2^18 codes is 2 MB; beyond that no evaluation set is large enough to fill the table anyway.
+from vidgen.latents import joint_ids
+
 LARGEST_JOINT = 2**18
 
 
@@ -61,12 +63,7 @@ class CodebookUsage(Metric):
             raise ValueError(f"ids are (B, N, {len(self.levels)}) for levels {self.levels}; got {tuple(ids.shape)}.")
         if ((ids < 0) | (ids >= levels)).any():
             raise ValueError(f"ids must be at least 0 and below their levels {self.levels}.")
-        if self.joint:
-            # Mixed radix: a sub-id weighs the product of the levels after it.
-            weights = [math.prod(self.levels[i + 1 :]) for i in range(len(self.levels))]
-            flat = (ids.long() * torch.tensor(weights, device=ids.device)).sum(dim=-1)
-        else:
-            flat = ids.long() + levels.cumsum(0) - levels
+        flat = joint_ids(ids, self.levels) if self.joint else ids.long() + levels.cumsum(0) - levels
         self.counts += torch.bincount(flat.flatten(), minlength=self.vocab_size)
 
     def compute(self) -> dict[str, float]:

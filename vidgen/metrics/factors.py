@@ -26,9 +26,6 @@ BINS = 4
 HEADING = 4
 """Frames from the first one on in which an object is seen, over which its heading is the mean velocity."""
 
-BINNED = ("color", "shape", "size", "speed", "position")
-"""The factors that are counted by bins."""
-
 _ROWS = 4_000_000  # distances at a time, to bound the memory
 
 
@@ -82,7 +79,7 @@ class Factors:
         return np.concatenate([color, np.eye(len(recipe.shapes))[self.shape[keep]], radius[:, None], speeds, place], 1)
 
     def bins(self, recipe: Recipe) -> dict[str, tuple[NDArray[np.int64], int]]:
-        """Of each of `BINNED`, the bin of every object that was read, (R,), and how many bins there are."""
+        """Of each factor that is counted by bins, the bin of every object that was read, (R,), and how many bins there are."""
         keep, (low, high) = self.read, recipe.radius
         across, down = self.place[keep].T
         column, row = _bin(across, 0.0, recipe.width), _bin(down, 0.0, recipe.height)
@@ -120,7 +117,7 @@ def true_factors(world: Worlds, split: str, indices: Sequence[int]) -> Factors:
 
 
 def coverage(factors: Factors, recipe: Recipe) -> dict[str, float]:
-    """The shares of bins that hold an object: of each of `BINNED` by its name, and ``all``, the mean over all pairs of them.
+    """The shares of bins that hold an object: of each factor of `Factors.bins` by its name, and ``all``, the mean over all pairs.
 
     Few objects cannot fill many bins, and a world's laws leave some of them empty: compare with as many true clips.
     """

@@ -24,6 +24,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from vidgen.errors import UserError
+from vidgen.metrics.statistics import NORMAL_95
 from vidgen.registry import unknown
 
 PEAK = 2.0
@@ -71,7 +72,7 @@ class ScoreMean(Metric):
             return None
         mean = total / frames
         residual = self.total_squared - 2 * mean * self.total_times_frames + mean**2 * self.frames_squared
-        half = 1.96 * math.sqrt(max(residual.item(), 0.0) * clips / (clips - 1)) / frames
+        half = NORMAL_95 * math.sqrt(max(residual.item(), 0.0) * clips / (clips - 1)) / frames
         return mean - half, mean + half
 
     def add(self, scores: Tensor) -> None:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from vidgen.errors import UserError
 from vidgen.metrics.frames import FrameMean, check_pair, tell_apart
+from vidgen.metrics.statistics import NORMAL_95
 
 
 class Horizon(Metric):
@@ -88,7 +89,7 @@ class Horizon(Metric):
         """
         mean = self.curve()
         variance = (self.total_squared / self.clips - mean.square()).clamp(min=0) * self.clips / (self.clips - 1)
-        half = 1.96 * (variance / self.clips).sqrt()
+        half = NORMAL_95 * (variance / self.clips).sqrt()
         return {
             "value": self.compute().item(),
             "frame": list(range(self.context, self.length)),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vidgen.metrics.features import Estimate, check_sets, small_sets
+from vidgen.metrics.features import Estimate, check_sets, jackknife_variance, small_sets
 
 TILE = 2**22
 """Values of the kernel that are held at once, in float64 32 MiB."""
@@ -46,7 +46,7 @@ def polynomial_mmd(generated: Tensor, real: Tensor, *, degree: int, coef0: float
         total, fewer = (n * n, (n - 1) ** 2) if biased else (n * (n - 1), (n - 1) * (n - 2))
         without = rest / fewer - 2 * (crossed.sum() - crossed) / ((n - 1) * other)
         value = value + pairs / total
-        variance += float((n - 1) * without.var(correction=0))
+        variance += jackknife_variance(without)
     few = "much of the figure is bias; compare at equal numbers" if biased else "much of the figure is chance; see its error"
     return Estimate(
         value=scale * float(value),

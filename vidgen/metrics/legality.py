@@ -21,6 +21,7 @@ from vidgen.data.worlds.fit import track
 from vidgen.data.worlds.parse import SEEN, Parsed, near_wall, parse, profile
 from vidgen.data.worlds.recipe import Recipe
 from vidgen.errors import UserError
+from vidgen.metrics.statistics import NORMAL_95
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -144,13 +145,13 @@ def mean_over(values: Array) -> Measure:
     n = len(found)
     if not n:
         return Measure(math.nan, 0, of=len(values))
-    mean, half = float(found.mean()), 1.96 * float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    mean, half = float(found.mean()), NORMAL_95 * float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     return Measure(mean, n, (mean - half, mean + half) if n > 1 else None, of=len(values))
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share: never outside of [0, 1], and never empty at 0 or 1."""
-    z = 1.959963984540054
+    z = NORMAL_95
     share, scale = successes / n, 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

@@ -7,20 +7,23 @@ merged by the formula of Chan, Golub and LeVeque, "Algorithms for Computing the 
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from vidgen.errors import UserError
+from vidgen.errors import UserError, first_line
+from vidgen.files import replacing
 from vidgen.nn.parallel import world_size
 
 VERSION = 1
 """Of the files: one of another version is refused."""
+
+
+NORMAL_95 = 1.959963984540054
+"""Standard deviations to either side of a normal law's mean within which 95 % of it lies."""
 
 
 class FeatureStats:
@@ -144,16 +147,9 @@ class FeatureStats:
             key: says what these statistics are of, such as a hash of the clips and of the extractor's rule: :meth:`load` is asked
                 for it.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         mean, scatter = self.mean.cpu().numpy(), self.scatter.cpu().numpy()
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, version=VERSION, key=key, n=self.n, mean=mean, scatter=scatter)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, version=VERSION, key=key, n=self.n, mean=mean, scatter=scatter)
 
     @classmethod
     def load(cls, path: Path | str, key: str, *, device: torch.device | str = "cpu") -> FeatureStats:
@@ -170,7 +166,7 @@ class FeatureStats:
         except FileNotFoundError as error:
             raise UserError(f"There are no statistics at {path}: take them of the clips first.") from error
         except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, BadZipFile) as error:
-            raise UserError(f"{path} does not hold statistics of features ({_first_line(error)}): take them anew.") from error
+            raise UserError(f"{path} does not hold statistics of features ({first_line(error)}): take them anew.") from error
         if version != VERSION:
             raise UserError(f"The statistics at {path} are of version {version} and not {VERSION}: take them anew.")
         if kept != key:
@@ -218,7 +214,3 @@ def check_features(features: Tensor) -> Tensor:
             "look at that clip and at what the extractor makes of it."
         )
     return features
-
-
-def _first_line(error: BaseException) -> Any:
-    return (str(error).splitlines() or [type(error).__name__])[0]

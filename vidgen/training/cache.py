@@ -47,13 +47,13 @@ def condition_of(batch: Mapping[str, Any], data: Data) -> Condition:
 
 def pack_ids(ids: np.ndarray, levels: Sequence[int]) -> np.ndarray:
     """(B, N, L) sub-ids -> (B, bytes): each sub-id in as many bits as its level needs."""
-    bits = [(ids[..., i, None] >> np.arange(width)[::-1]) & 1 for i, width in enumerate(_widths(levels))]
+    bits = [(ids[..., i, None] >> np.arange(width)[::-1]) & 1 for i, width in enumerate(bits_of(levels))]
     return np.packbits(np.concatenate(bits, axis=-1).reshape(len(ids), -1).astype(np.uint8), axis=1)
 
 
 def unpack_ids(packed: np.ndarray, tokens: int, levels: Sequence[int]) -> np.ndarray:
     """The inverse of :func:`pack_ids`; int64 (B, N, L)."""
-    widths = _widths(levels)
+    widths = bits_of(levels)
     bits = np.unpackbits(packed, axis=1, count=tokens * sum(widths)).reshape(len(packed), tokens, -1)
     if set(widths) == {1}:
         return bits.astype(np.int64)
@@ -61,8 +61,9 @@ def unpack_ids(packed: np.ndarray, tokens: int, levels: Sequence[int]) -> np.nda
     return np.stack([part @ (1 << np.arange(part.shape[-1])[::-1]) for part in parts], axis=-1).astype(np.int64)
 
 
-def _widths(levels: Sequence[int]) -> list[int]:
-    return [max(1, math.ceil(math.log2(level))) for level in levels]
+def bits_of(levels: Sequence[int]) -> list[int]:
+    """The bits that the sub-ids of each level take when packed."""
+    return [max(1, (level - 1).bit_length()) for level in levels]
 
 
 class LatentCache:

@@ -45,8 +45,8 @@ class Recipe:
         images: the share of the steps that train on single frames, generators on cell 0 alone; causal tokenizers only.
         windows: for generators, the share of the other steps that train on a part of the clips that begins after cell 0, as the
             windows of a rollout do (:func:`vidgen.training.cache.training_cells`).
-        accumulate: equal parts that a batch goes through in, one after another, so that it needs less memory; the gradient is
-            that of the whole batch.
+        accumulate: for generators, equal parts that a batch goes through in, one after another, so that it needs less memory; the
+            gradient is that of the whole batch.
         no_decay: words; a matrix whose name has one of them does not decay.
     """
 
@@ -199,7 +199,7 @@ class TokenizerTask(Task):
         adversary: the discriminator and its losses.
 
     Raises:
-        UserError: where single frames are to be trained on by a backbone that is not causal.
+        UserError: where single frames are to be trained on by a backbone that is not causal, or batches in parts.
     """
 
     stage = "tokenizer"
@@ -222,6 +222,11 @@ class TokenizerTask(Task):
         self._resumed: dict[str, Any] | None = None
         levels = self.model.spec.levels
         self.usage = UsageWindow(levels) if levels else None
+        if recipe.accumulate > 1:  # codebooks move, count and weigh their codes by all of a batch at once
+            raise UserError(
+                f"tokenizer.training.accumulate={recipe.accumulate}, and a tokenizer learns from each batch as a whole: leave it "
+                "out, and for less memory lower tokenizer.training.batch_size."
+            )
         if not 0 <= recipe.images <= 1:
             raise UserError(f"'tokenizer.training.images' is between 0 and 1, and {recipe.images:g} is not.")
         if recipe.images and not self.model.spec.causal:
@@ -262,7 +267,7 @@ class TokenizerTask(Task):
         assert self.adversary is not None
         total, scalars = self.adversary.judge(video, reconstruction, self.global_step)
         with torch.autocast(video.device.type, enabled=False):
-            (total / self.recipe.accumulate).backward()
+            total.backward()
         return scalars
 
     def optimizer_step(self, *args: Any) -> None:
@@ -374,7 +379,7 @@ class LatentBatches(torch.utils.data.IterableDataset):
         images: likewise.
         rank: of this process.
         ranks: how many there are.
-        parts: as in :class:`vidgen.data.batches.ClipBatches`.
+        parts: as in :class:`vidgen.data.batches.BatchOrder`.
     """
 
     def __init__(
@@ -410,16 +415,11 @@ class LatentBatches(torch.utils.data.IterableDataset):
             yield latent, told
 
 
-def _parts(batch: Any, count: int) -> Iterator[Any]:
-    """``count`` equal parts of a batch, a mapping or a tuple of what can be cut along its first axis."""
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    size = len(next(iter(values))) // count
+def _parts(batch: tuple[Any, ...], count: int) -> Iterator[tuple[Any, ...]]:
+    """``count`` equal parts of a batch, of what can be cut along its first axis."""
+    size = len(batch[0]) // count
     for begin in range(0, size * count, size):
-        some = slice(begin, begin + size)
-        if isinstance(batch, Mapping):
-            yield {name: value[some] for name, value in batch.items()}
-        else:
-            yield tuple(value[some] for value in batch)
+        yield tuple(value[begin : begin + size] for value in batch)
 
 
 def recipe_from(config: Mapping[str, Any]) -> Recipe:

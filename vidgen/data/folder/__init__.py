@@ -33,8 +33,7 @@ from vidgen.data.folder.sized import clip_length, frames_needed, read_frames
 from vidgen.data.folder.table import Item, Table
 from vidgen.errors import UserError, did_you_mean
 from vidgen.latents import Shape
-
-SPLITS = ("train", "val", "test")
+from vidgen.protocols import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,19 +197,8 @@ class Folder:
         self.class_names = _class_names(table, kept)
         self.action_names = tuple(str(move) for move in range(max(stored[item.name].moves for item in kept)))
         self.vocabulary = tuple(sorted({word for item in kept for word in _words(item.caption or "")}))
-        number = {name: k for k, name in enumerate(self.class_names)}
-        self.videos = [
-            Video(
-                name=item.name,
-                stored=stored[item.name],
-                label=-1 if item.label is None else number[item.label],
-                given=item.split,
-                group=item.group or item.name,
-                caption=item.caption or "",
-                bucket=found.bucket[item.name],
-            )
-            for item in kept
-        ]
+        labels: dict[str | None, int] = {None: -1, **{name: number for number, name in enumerate(self.class_names)}}
+        self.videos = [_video(item, stored[item.name], labels[item.label], found.bucket[item.name]) for item in kept]
         cut = self._split_by_file if split_by == "file" else self._split_by_time
         self._spans = cut(dict(zip(SPLITS, split, strict=True)))
         self.fingerprint = _digest(
@@ -422,6 +410,18 @@ def _ends(total: int, shares: Sequence[float], least: int) -> list[int]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _video(item: Item, stored: Stored, label: int, bucket: int) -> Video:
+    return Video(
+        name=item.name,
+        stored=stored,
+        label=label,
+        given=item.split,
+        group=item.group or item.name,
+        caption=item.caption or "",
+        bucket=bucket,
+    )
 
 
 def _class_names(table: Table, items: Sequence[Item]) -> tuple[str, ...]:

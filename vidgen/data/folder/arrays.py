@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vidgen.data.decode import DecodeError
 from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, counted, file_stamp, split_named, whole_moves
 from vidgen.data.folder.videos import class_folders, given_splits
-from vidgen.errors import UserError
+from vidgen.errors import UserError, first_line
+from vidgen.protocols import SPLITS
 
 if TYPE_CHECKING:
     from vidgen.data.folder.layout import Place
@@ -105,7 +106,7 @@ def _hdf5_rows(path: Path, key: str, begin: int, end: int | None) -> Any:
     except PermissionError as error:
         raise UnreadableError(error.strerror or str(error)) from error
     except (OSError, KeyError) as error:
-        raise DecodeError(f"it is damaged ({_one_line(error)})") from error
+        raise DecodeError(f"it is damaged ({first_line(error)})") from error
 
 
 @lru_cache(maxsize=2)
@@ -121,11 +122,7 @@ def _array(path: Path, key: str) -> Any:
     except PermissionError as error:
         raise UnreadableError(error.strerror or str(error)) from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DecodeError(f"it is damaged ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+        raise DecodeError(f"it is damaged ({first_line(error)})") from error
 
 
 # npy and npz
@@ -151,7 +148,7 @@ def read_arrays(place: Place) -> Table:
         try:
             shapes[name] = _shapes(place.folder / name)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            skipped.append((name, f"it cannot be opened ({_one_line(error)})"))
+            skipped.append((name, f"it cannot be opened ({first_line(error)})"))
     acting = any("actions" in found for found in shapes.values())
     labels = class_folders(names, inside=bool(given_splits(names))) if place.classes and not acting else {}
     for name, found in shapes.items():
@@ -225,13 +222,13 @@ def read_hdf5(place: Place) -> Table:
             with h5py.File(path, "r") as file:
                 items += _hdf5_items(path, name, file)
         except OSError as error:
-            skipped.append((name, f"it cannot be opened ({_one_line(error)})"))
+            skipped.append((name, f"it cannot be opened ({first_line(error)})"))
     words = f"HDF5 of {counted(len(names), 'file')}"
     return Table(layout="hdf5", words=words, items=items, skipped=skipped, timeless=True)
 
 
 def _hdf5_items(path: Path, name: str, file: Any) -> Iterator[Item]:
-    splits = [split for split in ("train", "val", "test") if f"{split}_data" in file]
+    splits = [split for split in SPLITS if f"{split}_data" in file]
     if not splits:
         raise UserError(
             f"{path} holds {', '.join(file) or 'nothing'}, and neither train_data nor test_data: write the frames of all videos "

@@ -20,9 +20,7 @@ import json
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +36,7 @@ from vidgen.data.decode import DecodeError
 from vidgen.data.folder.each import each
 from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, check_lengths
 from vidgen.errors import UserError
+from vidgen.files import replacing
 
 VERSION = 2  # raised when the same bytes and settings come to give other pixels
 INDEX_VERSION = 1  # raised when an index comes to hold something else
@@ -332,17 +331,6 @@ def fit(frame: Pixels, height: int, width: int, pixel_aspect: float = 1.0) -> Pi
     high, wide = min(scale * height, rows), min(scale * width / pixel_aspect, columns)
     box = ((columns - wide) / 2, (rows - high) / 2, (columns + wide) / 2, (rows + high) / 2)
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC, box=box))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; move the file onto ``path`` when all went well, remove it otherwise."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class Progress:

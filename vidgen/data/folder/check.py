@@ -18,6 +18,7 @@ from vidgen.data.decode import DecodeError
 from vidgen.data.folder.cache import Progress, fit
 from vidgen.data.folder.each import each
 from vidgen.data.folder.table import Item, Pixels, Table, UnreadableError, check_lengths, counted
+from vidgen.protocols import SPLITS
 
 LENGTHS = (17, 13, 9, 5, 1)
 """Frames that a clip may have for tokenizers of any stride of 4 along time, the longest that suits most videos first."""
@@ -83,7 +84,7 @@ class Check:
             lengths = sorted(one.frames for one in whole)
             yield f"Lengths   {lengths[0]} to {lengths[-1]} frames, half of them {median_high(lengths)} or more"
         splits = Counter(item.split for item in items)
-        named = ", ".join(f"{split} {splits[split]}" for split in ("train", "val", "test") if splits[split])
+        named = ", ".join(f"{split} {splits[split]}" for split in SPLITS if splits[split])
         yield f"Splits    {named}" if named else "Splits    none of its own: data.split cuts them by chance"
         classes = Counter(item.label for item in items if item.label is not None)
         yield (

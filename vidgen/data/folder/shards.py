@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from vidgen.data import decode
 from vidgen.data.decode import DecodeError
-from vidgen.data.folder.cache import replacing
 from vidgen.data.folder.table import (
     SPLIT_WORDS,
     Item,
@@ -29,6 +28,7 @@ from vidgen.data.folder.table import (
     split_named,
     whole_moves,
 )
+from vidgen.files import replacing
 
 if TYPE_CHECKING:
     from vidgen.data.folder.layout import Place

@@ -12,10 +12,11 @@ from typing import Any
 
 from vidgen.data.buckets import AUTO, Size, auto_lengths, auto_sizes, listed, nearest, often
 from vidgen.data.decode import DecodeError
-from vidgen.data.folder.cache import FrameCache, Stored, choose, replacing
+from vidgen.data.folder.cache import FrameCache, Stored, choose
 from vidgen.data.folder.each import each
 from vidgen.data.folder.table import Item, Table, UnreadableError
 from vidgen.errors import UserError
+from vidgen.files import replacing
 from vidgen.latents import Shape
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from vidgen.data.worlds.captions import VOCABULARY, parse_caption, sizes, tell, write_caption
 from vidgen.data.worlds.draw import Draw
-from vidgen.data.worlds.recipe import ACTIONS, SPLITS, VERSION, Recipe
+from vidgen.data.worlds.recipe import ACTIONS, VERSION, Recipe
 from vidgen.data.worlds.render import paint
 from vidgen.data.worlds.scenes import Scene, draw_scene
 from vidgen.errors import UserError, did_you_mean
+from vidgen.protocols import SPLITS
 
 __all__ = ["ACTIONS", "Recipe", "Worlds", "paint", "parse_caption", "tell"]
 

@@ -86,13 +86,8 @@ def parse(videos: NDArray[np.uint8], recipe: Recipe) -> Parsed:
     return Parsed(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def read_things(videos: NDArray[np.uint8], recipe: Recipe) -> list[list[tuple[str, str, str]]]:
-    """The (colour, shape, size) of every object of each clip, as captions name them; what is never seen is no object."""
-    return things(parse(videos, recipe), recipe)
-
-
 def things(parsed: Parsed, recipe: Recipe) -> list[list[tuple[str, str, str]]]:
-    """As :func:`read_things`, of clips that have been read already."""
+    """The (colour, shape, size) of every object of each clip, as captions name them; what is never seen is no object."""
     colors, middle = list(COLORS), sum(recipe.radius) / 2
 
     def thing(clip: int, place: int) -> tuple[str, str, str]:

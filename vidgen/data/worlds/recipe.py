@@ -45,7 +45,6 @@ SHAPES: dict[str, tuple[float, float, float]] = {
 
 FAMILIES = ("bounce", "gravity", "orbit", "collide", "occlude", "agent")
 ACTIONS = ("noop", "left", "right", "up", "down")
-SPLITS = ("train", "val", "test")
 
 RESTITUTION = 0.6  # of speed kept at each wall and at the floor under gravity
 GRAVITY_DRIFT = (0.3, 0.45)  # least and most speed sideways under gravity, as a share of the world's greatest
