@@ -15,6 +15,7 @@ Deviations:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Literal
 
@@ -107,10 +108,12 @@ class FactorisedAttention(nn.Module):
         return x + y.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
+@lru_cache(maxsize=16)
 def rotary(grid: Shape, head_dim: int, device: torch.device) -> Table:
     """Rotary table of a grid's cells, its angles in float64: a clip of thousands of cells is turned as exactly as a short one."""
-    cos, sin = rotary_table(grid_positions(grid).double(), head_dim)
-    return cos.float().to(device), sin.float().to(device)
+    with torch.inference_mode(False):  # what was made for sampling is used in training too
+        cos, sin = rotary_table(grid_positions(grid).double(), head_dim)
+        return cos.float().to(device), sin.float().to(device)
 
 
 ATTENTION: dict[str, type[JointAttention] | type[FactorisedAttention]] = {

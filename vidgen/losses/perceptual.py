@@ -98,7 +98,9 @@ class LPIPS:
             nn.Sequential(*layers[first:last]) for first, last in zip((0, *ends), ends, strict=False)
         ).eval()
         self.network.requires_grad_(False)
-        self.net, self.heads = net, _heads(net)
+        self.net = net
+        self.constants = [torch.tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE)]
+        self.heads = [head.view(1, -1, 1, 1) for head in _heads(net)]
 
     def __call__(self, reconstruction: Tensor, video: Tensor) -> Tensor:
         """Videos (B, 3, T, H, W) in [-1, 1] -> their mean distance."""
@@ -116,16 +118,22 @@ class LPIPS:
             raise UserError(
                 f"lpips with net={self.net} needs RGB of at least {least}x{least} pixels and these videos have {size}."
             )
-        self.network.to(video.device)
+        self._move(video.device)
         a, b = (self._features(x.transpose(1, 2).flatten(0, 1)) for x in (reconstruction, video))
         distance = video.new_zeros(())
         for head, ours, theirs in zip(self.heads, a, b, strict=True):
             error = (_unit(ours) - _unit(theirs)).square()
-            distance = distance + (error * head.to(error.device).view(1, -1, 1, 1)).sum(dim=1).mean(dim=(1, 2))
+            distance = distance + (error * head).sum(dim=1).mean(dim=(1, 2))
         return distance.unflatten(0, (len(video), video.shape[2]))
 
+    def _move(self, device: torch.device) -> None:
+        """Follows the videos to their device, once."""
+        if self.heads[0].device != device:
+            self.network.to(device)
+            self.constants, self.heads = ([part.to(device) for part in parts] for parts in (self.constants, self.heads))
+
     def _features(self, frames: Tensor) -> list[Tensor]:
-        shift, scale = (frames.new_tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
+        shift, scale = (constant.to(frames.dtype) for constant in self.constants)
         x, found = (frames - shift) / scale, []
         for part in self.network:
             x = part(x)
