@@ -95,9 +95,9 @@ def test_a_generator_is_built_for_actions_and_captions() -> None:
         "dit", space=space, num_actions=5, vocabulary=("a", "ball"), conditioning=told, depth=1, width=32, heads=2
     )
     assert {"action", "text"} <= set(generator.conditioner.parts)
-    generator.conditioner.check(vidgen.Condition(text=["a ball"], action=torch.tensor([[4]])))
+    generator.conditioner.checked(vidgen.Condition(text=["a ball"], action=torch.tensor([[4]])))
     with pytest.raises(vidgen.UserError, match=r"^Actions go from 0 to 4, and 5 is not one of them"):
-        generator.conditioner.check(vidgen.Condition(action=torch.tensor([[5]])))
+        generator.conditioner.checked(vidgen.Condition(action=torch.tensor([[5]])))
 
 
 def test_data_sets_are_built_by_name() -> None:

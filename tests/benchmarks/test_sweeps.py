@@ -24,7 +24,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def line(option: str, value: float, legal: float, run: str = "one", generator: str = "dit") -> str:
     figures = {"appearance_legal": legal, "law_legal": legal / 2, "class_accuracy": 1.0}
     row = {"run": run, "tokenizer": "lfq", "generator": generator, "option": option, "value": value, "figures": figures}
-    return json.dumps({**row, "samples": 96, "seconds": 0.5, "commit": None}) + "\n"
+    about = {"commit": None, "hardware": {"cpu": "A processor", "cores": 2}, "versions": {"torch": "2.9"}}
+    return json.dumps({**row, "samples": 96, "seconds": 0.5, **about}) + "\n"
 
 
 def test_pictures_have_a_line_a_run_and_the_last_word_counts(results: Path) -> None:
