@@ -41,7 +41,7 @@ SEEDS, RIGHT, WORSE = 4, 7, 3.0
 """Seeds of samples, labels of eight that must be right for each, and decibels that a sample may lose on its reconstruction."""
 
 TOKENIZER = {"steps": 400, "batch_size": 8, "warmup": 20, "ema": 0.98}
-STEPS, BATCHES = {"dit": 2600, "var": 500}, {"dit": 32}
+STEPS, BATCHES = {"dit": 1800, "var": 500}, {"dit": 32}
 """Of the generators that predict numbers with noise on them, or codes from sums with wrong bits; of others 400, of 16 clips."""
 
 GENERATOR = {
