@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import compare_tokenizers as compare
 import lines
 import numpy as np
+import part_tables
 import pytest
 import rates
-import render
 import torch
 from figures import result
 from made_suites import records
@@ -159,7 +159,7 @@ def test_rows_below_what_needs_no_tokenizer_judge_none(monkeypatch: pytest.Monke
     monkeypatch.setattr(rates, "cells", lambda kind: found)
     monkeypatch.setattr(rates, "codec", lambda kind: [])
     monkeypatch.setattr(rates, "crfs", lambda kind: [])
-    text = render._compared("folder")
+    text = part_tables._compared("folder")
     assert "40 steps each, one seed a row. n is 5 clips. The clip's mean frame, shown throughout, has 28.00 dB" in text
     assert ("which no tokenizer reaches after 40 steps" in text) == (not judged)
     assert "| 1.8 M |" in text

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import collect
+import part_tables
 import pytest
 import records
 import render
@@ -192,7 +193,7 @@ def test_a_check_writes_nothing_and_fails_until_it_is_rendered(
 
 
 def test_budgets_that_differ_are_told_below_the_table_of_learning() -> None:
-    text = render.learning()
+    text = part_tables.learning()
     for name in render.learn.generators():
         budget = render.learn.small_generator(name)["training"]
         assert f"`{name}` {budget['steps']:,} of {budget['batch_size']}" in text

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import part_tables
 import pytest
-import render
 import sensitivity
 from sensitivity import FRESH, TABLES, Point, sees
 
@@ -62,7 +62,7 @@ def test_the_table_says_what_is_seen(results: Path) -> None:
         figures={"travel": (30.0, 1, 4), "energy_error": (None, 0, 4)},
     )
     write(results, [point("none", travel=21.0, law_legal=1.0, psnr=100.0), *CHANCE, few])
-    text = render.corrupted()
+    text = part_tables.corrupted()
     assert "**Pixels and features**" in text and "| none | 100 |" in text
     assert "| none | 100 | 21 |" in text and "| fresh true clips | 100 | 20–22 |" in text  # law-legal and travel
     assert "| blur | – | **(30)** |" in text
@@ -71,7 +71,7 @@ def test_the_table_says_what_is_seen(results: Path) -> None:
 
 
 def test_without_results_the_command_is_named(results: Path) -> None:
-    assert "python benchmarks/corruptions.py" in render.corrupted()
+    assert "python benchmarks/corruptions.py" in part_tables.corrupted()
 
 
 def test_tables_hold_figures_that_there_are() -> None:

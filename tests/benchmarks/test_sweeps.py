@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
+import part_tables
 import pytest
-import render
 import sweeps
 
 from vidgen import UserError
@@ -42,7 +42,7 @@ def test_pictures_have_a_line_a_run_and_the_last_word_counts(results: Path) -> N
     charts = root.findall("{http://www.w3.org/2000/svg}svg")
     assert len(charts) == len(sweeps.FIGURES)
     assert "dit x lfq from 50 to 90; ar x lfq from 30 to 40" in charts[0].attrib["aria-label"]
-    assert "sweep-guidance.svg" in render.sweeping() and "sweep-steps.svg" not in render.sweeping()
+    assert "sweep-guidance.svg" in part_tables.sweeping() and "sweep-steps.svg" not in part_tables.sweeping()
 
 
 def test_what_has_not_been_run_is_named(results: Path) -> None:
@@ -53,14 +53,14 @@ def test_what_has_not_been_run_is_named(results: Path) -> None:
         + "".join(line("guidance_scale", value, 0.5, "other", "ar") for value in values["guidance_scale"])
     )
     assert sweeps.missing() == ["dit x lfq: steps 8", "ar x lfq: temperature 0.7, 0.85, 1, 1.15"]  # ar has no steps
-    assert "Not run yet: dit x lfq: steps 8; ar x lfq: temperature 0.7, 0.85, 1, 1.15." in render.sweeping()
+    assert "Not run yet: dit x lfq: steps 8; ar x lfq: temperature 0.7, 0.85, 1, 1.15." in part_tables.sweeping()
     with results.open("a") as file:
         file.write(line("steps", 8, 0.5) + "".join(line("temperature", v, 0.5, "other", "ar") for v in values["temperature"]))
-    assert "Every point was run." in render.sweeping()
+    assert "Every point was run." in part_tables.sweeping()
 
 
 def test_without_results_the_command_is_named(results: Path) -> None:
-    assert "python benchmarks/sweeps.py RUN" in render.sweeping()
+    assert "python benchmarks/sweeps.py RUN" in part_tables.sweeping()
 
 
 def test_only_generators_with_steps_are_swept_over_them() -> None:

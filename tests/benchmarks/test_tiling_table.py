@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import part_tables
 import pytest
-import render
 import tiling
 import tiny
 import torch
@@ -51,12 +51,12 @@ def test_the_frames_are_larger_than_a_tile_and_have_many_objects() -> None:
 
 def test_the_table_shows_the_last_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "RESULTS", tmp_path / "tiling.jsonl")
-    assert render.tiles() == "Not run yet: `python benchmarks/tiling.py`."
+    assert part_tables.tiles() == "Not run yet: `python benchmarks/tiling.py`."
     seam = Seam(backbone="vit", overlap=4, halo=2, ids=0.5, decode_mean=1.0, decode_max=20.0, psnr=30.125, psnr_whole=31.0)
     about = {"commit": "0123456789ab", "hardware": {"cpu": "A processor", "cores": 2, "gpu": None}, "versions": {"torch": "2.9"}}
     lines = [{**asdict(seam), "psnr": psnr, **about} for psnr in (10.0, 30.125)]
     tiling.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = render.tiles()
+    text = part_tables.tiles()
     assert "| `vit` | 4 | 2 | 50 | 1 | 20 | 30.12 | 31.00 |" in text
     assert "10.00" not in text
     assert "Measured at `0123456789ab`." in text
