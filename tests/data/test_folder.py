@@ -583,3 +583,14 @@ def test_only_training_clips_are_augmented_and_plain_ones_are_at_hand(make, root
     assert copy_of(everything(data.plain())["train"]) == copy_of(everything(bare)["train"])
     assert data.augment.active
     assert data.fingerprint != bare.fingerprint
+
+
+def test_a_cache_that_was_cut_short_is_said_so(make, root):
+    data = make(root)
+    for file in data._cache.folder.glob("*.u8"):
+        os.truncate(file, 8 * 8 * 3)
+    with pytest.raises(UserError, match="is cut short: delete it"):
+        data.clip("train", 0)
+    for file in data._cache.folder.glob("*.u8"):
+        file.unlink()
+    assert make(root).clip("train", 0)["video"].shape == (4, 8, 8, 3)

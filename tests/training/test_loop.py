@@ -65,11 +65,23 @@ def test_rows_are_means_over_the_steps_since_the_last(training: tiny.Training, t
     assert list(single) == each.progress == list(range(1, 9))
     assert list(means) == some.progress == [3, 6, 8]
     for last, steps in ((3, (1, 2, 3)), (6, (4, 5, 6)), (8, (7, 8))):
-        for name in ("loss/total", "loss/l1", "loss/kl"):
+        for name in ("loss/total", "loss/l1", "loss/kl", "grad_norm"):
             assert means[last][name] == pytest.approx(sum(single[step][name] for step in steps) / len(steps), rel=1e-5)
     for step, values in single.items():
         factor = schedule(step, steps=8, warmup=task.recipe.warmup, decay=task.recipe.decay)
         assert values["lr"] == pytest.approx(factor * task.recipe.muon_lr)
+
+
+def test_the_norm_of_the_gradient_is_told_as_it_was_before_clipping(tmp_path: Path) -> None:
+    seen, squares = tiny.Seen(), []
+    training = tiny.tokenizer_training("kl", steps=1, clip_norm=1e-3)
+    task = training.task()
+    for weight in task.model.parameters():
+        weight.register_post_accumulate_grad_hook(lambda weight: squares.append(float(weight.grad.square().sum())))
+    training.run(tmp_path, seen.hooks(), task=task)
+    (values,) = [values for _, split, values in seen.rows if split == "train"]
+    assert values["grad_norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+    assert values["grad_norm"] > 1e-3
 
 
 def test_the_average_follows_the_weights_by_its_formula(training: tiny.Training, tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ MEASURES: dict[str, Measure] = {
     },
     "loss/total": Measure("Loss", "", "lower", "What training minimises."),
     "lr": Measure("Learning rate", "", None, "As scheduled."),
-    "grad_norm": Measure("Gradient norm", "", None, "Before clipping."),
+    "grad_norm": Measure("Gradient norm", "", None, "Over all weights, before clipping."),
 }
 MEASURES |= {f"{subject}/{name}": measure for subject in SUBJECTS for name, measure in JUDGED.items()}
 MEASURES |= {

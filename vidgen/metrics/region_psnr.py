@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vidgen.metrics.psnr import PSNR, decibel, squared_error
+from vidgen.metrics.psnr import PSNR, decibel, difference
 
 # Half a step between neighbouring 8-bit values: what differs from the ground by less is the ground, rounded.
 HALF_STEP = 1.0 / 255.0
@@ -20,7 +20,7 @@ def region_psnr(video: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     Both videos are (B, C, T, H, W) in [-1, 1]. Returns (B, T) float64, at most 100 dB, and NaN for a frame whose mask is
     empty: it has no score, rather than a perfect one.
     """
-    error = squared_error(video, reference)
+    error = difference(video, reference).double().square().mean(dim=1)
     if mask.shape != error.shape:
         raise ValueError(f"mask is {tuple(mask.shape)}, but these videos need (B, T, H, W) = {tuple(error.shape)}.")
     inside = mask.to(error.device, torch.float64)

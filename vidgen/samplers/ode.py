@@ -8,18 +8,34 @@ before and after a step stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vidgen.samplers.paths import FLOW, Path
+from vidgen.samplers.paths import FLOW, Coefficients, Path
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
-def pairs(times: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The noise levels before and after each step."""
-    return zip(times[:-1], times[1:], strict=True)
+class Step(NamedTuple):
+    """From noise level ``t`` to ``after``, with the path's coefficients at both, ``now`` and ``then``."""
+
+    t: Tensor
+    after: Tensor
+    now: Coefficients
+    then: Coefficients
+
+
+def steps(times: Tensor, path: Path) -> Iterator[Step]:
+    """The steps between falling noise levels. Coefficients are taken of all levels at once: one by one they cost more than x."""
+    at = [Coefficients(*one) for one in zip(*path.at(times), strict=True)]
+    return map(Step, times[:-1], times[1:], at[:-1], at[1:])
+
+
+def lengths(times: Tensor, path: Path, x: Tensor) -> Tensor:
+    """By how much each step moves the path's clock, in the dtype of ``x``: below 0."""
+    return path.clock(times).diff(dim=0).to(x.dtype)
 
 
 def moved(x: Tensor, new: Tensor, t: Tensor, after: Tensor) -> Tensor:
@@ -29,21 +45,20 @@ def moved(x: Tensor, new: Tensor, t: Tensor, after: Tensor) -> Tensor:
 
 def euler(field: Field, x: Tensor, times: Tensor, path: Path = FLOW) -> Tensor:
     """First order: one evaluation a step."""
-    for t, after in pairs(times):
-        x = x + (path.clock(after) - path.clock(t)).to(x.dtype) * field(x, t)
+    for t, length in zip(times[:-1], lengths(times, path, x), strict=True):
+        x = x + length * field(x, t)
     return x
 
 
 def heun(field: Field, x: Tensor, times: Tensor, path: Path = FLOW) -> Tensor:
     """Second order: two evaluations a step; the step to noise level 0 is Euler's, so a field undefined there is never asked."""
-    for t, after in pairs(times):
-        step = (path.clock(after) - path.clock(t)).to(x.dtype)
-        slope = field(x, t)
-        noisy = (after > 0) & (after < t)
-        if bool(noisy.any()):
-            both = (slope + field(x + step * slope, after)) / 2
-            slope = both if t.ndim == 0 else torch.where(noisy, both, slope)
-        x = x + step * slope
+    noisy = (times[1:] > 0) & (times[1:] < times[:-1])
+    twice = noisy.flatten(1).any(dim=1).tolist() if times.ndim > 1 else noisy.tolist()
+    for i, length in enumerate(lengths(times, path, x)):
+        slope = field(x, times[i])
+        if twice[i]:
+            slope = torch.where(noisy[i], (slope + field(x + length * slope, times[i + 1])) / 2, slope)
+        x = x + length * slope
     return x
 
 
@@ -54,9 +69,8 @@ def dpm2m(field: Field, x: Tensor, times: Tensor, path: Path = FLOW) -> Tensor:
     first step, and in that to noise level 0, where the logarithm has no end.
     """
     before, last = None, None
-    for t, after in pairs(times):
-        now, then = path.at(t), path.at(after)
-        data = path.data(x, field(x, t), t)
+    for t, after, now, then in steps(times, path):
+        data = now.data_of(x, field(x, t))
         length = _log_ratio(then) - _log_ratio(now)
         ahead = data
         if before is not None and last is not None:
@@ -69,6 +83,5 @@ def dpm2m(field: Field, x: Tensor, times: Tensor, path: Path = FLOW) -> Tensor:
     return x
 
 
-def _log_ratio(at: tuple[Tensor, ...]) -> Tensor:
-    signal, noise = at[:2]
-    return signal.log() - noise.log()
+def _log_ratio(at: Coefficients) -> Tensor:
+    return at.signal.log() - at.noise.log()

@@ -36,6 +36,14 @@ class Coefficients(NamedTuple):
     signal_rate: Tensor
     noise_rate: Tensor
 
+    def data_of(self, x_t: Tensor, v: Tensor) -> Tensor:
+        """The clean point that a velocity at ``x_t`` implies."""
+        return self.noise_rate * x_t - self.noise * v
+
+    def noise_of(self, x_t: Tensor, v: Tensor) -> Tensor:
+        """The noise that it implies; minus itself over the noise's share is the score."""
+        return self.signal * v - self.signal_rate * x_t
+
 
 class Path(ABC):
     """What all paths share, from their :meth:`at`; noise levels broadcast against ``x``."""
@@ -68,13 +76,11 @@ class Path(ABC):
 
     def data(self, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """The clean point that a velocity at ``x_t`` implies."""
-        at = self.at(t)
-        return at.noise_rate * x_t - at.noise * v
+        return self.at(t).data_of(x_t, v)
 
     def noise(self, x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """The noise that a velocity at ``x_t`` implies; minus itself over the noise's share is the score."""
-        at = self.at(t)
-        return at.signal * v - at.signal_rate * x_t
+        """The noise that a velocity at ``x_t`` implies."""
+        return self.at(t).noise_of(x_t, v)
 
     def velocity_from(self, prediction: Prediction, out: Tensor, x_t: Tensor, t: Tensor, floor: float = 0.05) -> Tensor:
         """The velocity at ``x_t`` that a predicted clean point or noise implies.

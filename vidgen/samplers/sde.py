@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vidgen.samplers.ode import Field, moved, pairs
+from vidgen.samplers.ode import Field, Step, lengths, moved, steps
 from vidgen.samplers.paths import FLOW, Coefficients, Path
 
 Fresh = Callable[[int], Tensor]
@@ -32,9 +32,9 @@ def sde(field: Field, x: Tensor, times: Tensor, path: Path = FLOW, *, fresh: Fre
         fresh: noise by step.
         churn: how much faster than DDPM noise is replaced, at least 0.
     """
-    for step, (t, after) in enumerate(pairs(times)):
-        kept = _ratio(path.at(t), path.at(after)).pow(2 * churn)
-        x = _renewed(path, x, field(x, t), t, after, kept, fresh(step))
+    for i, step in enumerate(steps(times, path)):
+        kept = _ratio(step.now, step.then).pow(2 * churn)
+        x = _renewed(step, x, field(x, step.t), kept, fresh(i))
     return x
 
 
@@ -43,9 +43,9 @@ def ddim(field: Field, x: Tensor, times: Tensor, path: Path = FLOW, *, fresh: Fr
 
     ``eta`` 0 draws none and is first order; on the flow it is Euler's method.
     """
-    for step, (t, after) in enumerate(pairs(times)):
-        kept = 1 - eta**2 * (1 - _ratio(path.at(t), path.at(after)).square())
-        x = _renewed(path, x, field(x, t), t, after, kept, fresh(step) if eta else None)
+    for i, step in enumerate(steps(times, path)):
+        kept = 1 - eta**2 * (1 - _ratio(step.now, step.then).square())
+        x = _renewed(step, x, field(x, step.t), kept, fresh(i) if eta else None)
     return x
 
 
@@ -57,13 +57,13 @@ def ddpm(
     ``field`` gives the velocity, and the network's share of the logarithm of the larger variance (:func:`step_variances`), or
     None for the smaller. The last step adds no noise.
     """
-    for step, (t, after) in enumerate(pairs(times)):
+    for i, (t, after, now, then) in enumerate(steps(times, path)):
         v, share = field(x, t)
-        smaller, larger = step_variances(path, t, after)
+        smaller, larger = step_variances(now, then)
         variance = smaller if share is None else torch.exp(log_variance(share, smaller, larger))
-        noise = torch.where(after > 0, variance, torch.zeros_like(variance)).sqrt() * fresh(step)
-        of_x_t, of_data = posterior_weights(path, t, after)
-        x = moved(x, of_x_t * x + of_data * path.data(x, v, t) + noise, t, after)
+        noise = torch.where(after > 0, variance, torch.zeros_like(variance)).sqrt() * fresh(i)
+        of_x_t, of_data = posterior_weights(now, then)
+        x = moved(x, of_x_t * x + of_data * now.data_of(x, v) + noise, t, after)
     return x
 
 
@@ -73,25 +73,22 @@ def euler_maruyama(field: Field, x: Tensor, times: Tensor, path: Path = FLOW, *,
     With the score -e / s the drift is v + churn e, so that nothing is divided by s: SiT's SDE with its diffusion "sigma" (Ma et
     al., "SiT", 2024), but for the last step, which is taken to the predicted data here. First order in its marginals.
     """
-    for step, (t, after) in enumerate(pairs(times)):
+    for i, ((t, after, now, _), length) in enumerate(zip(steps(times, path), -lengths(times, path, x), strict=True)):
         v = field(x, t)
-        length = (path.clock(t) - path.clock(after)).to(x.dtype)
-        noise, spread = path.noise(x, v, t), (2 * churn * path.at(t).noise * length).sqrt()
-        stepped = x - length * (v + churn * noise) + spread * fresh(step)
-        x = moved(x, torch.where(after > 0, stepped, path.data(x, v, t)), t, after)
+        spread = (2 * churn * now.noise * length).sqrt()
+        stepped = x - length * (v + churn * now.noise_of(x, v)) + spread * fresh(i)
+        x = moved(x, torch.where(after > 0, stepped, now.data_of(x, v)), t, after)
     return x
 
 
-def posterior_weights(path: Path, t: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def posterior_weights(now: Coefficients, then: Coefficients) -> tuple[Tensor, Tensor]:
     """Of x_t and of x in the mean of q(x_after | x_t, x), by Bayes' rule, where noise is added in small independent steps."""
-    now, then = path.at(t), path.at(after)
     ratio, added = _added(now, then)
     return ratio * (then.noise / now.noise).square(), then.signal * added / now.noise.square()
 
 
-def step_variances(path: Path, t: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """The variance of that posterior, and of the noise added from ``after`` to ``t``: beta~ and beta, which bound the best."""
-    now, then = path.at(t), path.at(after)
+def step_variances(now: Coefficients, then: Coefficients) -> tuple[Tensor, Tensor]:
+    """The variance of that posterior, and of the noise added between the two: beta~ and beta, which bound the best."""
     _, added = _added(now, then)
     return added * (then.noise / now.noise).square(), added
 
@@ -113,10 +110,9 @@ def _ratio(now: Coefficients, then: Coefficients) -> Tensor:
     return now.signal * then.noise / (then.signal * now.noise)
 
 
-def _renewed(path: Path, x: Tensor, v: Tensor, t: Tensor, after: Tensor, kept: Tensor, fresh: Tensor | None) -> Tensor:
-    """Predicted data and noise put together at ``after``, with ``kept`` of the noise's variance and the rest fresh."""
-    then = path.at(after)
-    noise = path.noise(x, v, t)
+def _renewed(step: Step, x: Tensor, v: Tensor, kept: Tensor, fresh: Tensor | None) -> Tensor:
+    """Predicted data and noise put together after the step, with ``kept`` of the noise's variance and the rest fresh."""
+    noise = step.now.noise_of(x, v)
     if fresh is not None:
         noise = kept.sqrt() * noise + (1 - kept).sqrt() * fresh
-    return moved(x, then.signal * path.data(x, v, t) + then.noise * noise, t, after)
+    return moved(x, step.then.signal * step.now.data_of(x, v) + step.then.noise * noise, step.t, step.after)

@@ -30,12 +30,14 @@ def vlb_bits(path: DDPM, x: Tensor, x_t: Tensor, v: Tensor, share: Tensor, t: Te
         t: levels of the path, k / T with k from 1, broadcast against ``x``.
     """
     t = t.double()
-    off = x - path.data(x_t, v.detach(), t).to(x.dtype)  # the clean point's error, which is the mean's but for a factor
-    smaller, _ = step_variances(path, t.clamp_min(2 / path.T), t.clamp_min(2 / path.T) - 1 / path.T)
-    _, larger = step_variances(path, t, t - 1 / path.T)
+    now, then = path.at(t), path.at(t - 1 / path.T)
+    off = x - now.data_of(x_t, v.detach()).to(x.dtype)  # the clean point's error, which is the mean's but for a factor
+    second = t.clamp_min(2 / path.T)
+    smaller, _ = step_variances(path.at(second), path.at(second - 1 / path.T))
+    _, larger = step_variances(now, then)
     posterior = smaller.log().to(x.dtype)
     own = log_variance(share, smaller, larger)
-    _, weight = posterior_weights(path, t, t - 1 / path.T)
+    _, weight = posterior_weights(now, then)
     apart = (weight.to(x.dtype) * off).square()
     divergence = 0.5 * (own - posterior + torch.exp(posterior - own) + apart * torch.exp(-own) - 1)
     deviation = torch.exp(own / 2)

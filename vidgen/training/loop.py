@@ -193,7 +193,7 @@ class Taken:
         step: counted from 1.
         batch: what it was taken on.
         loss: its total.
-        norms: of its gradients.
+        norms: of its gradients before clipping: the trained part's, then the discriminator's.
     """
 
     step: int
@@ -249,8 +249,10 @@ class Watch(L.Callback):
         assert isinstance(task, Task)
         step, steps = trainer.global_step, task.recipe.steps
         self._check(task, self._last)  # the device has finished that one: no step waits for the host
-        self._last = self._now
-        for name, value in {"total": outputs["loss"].detach(), **outputs["scalars"]}.items():
+        self._last = now = self._now
+        assert now is not None
+        losses = {f"loss/{name}": value for name, value in {"total": outputs["loss"].detach(), **outputs["scalars"]}.items()}
+        for name, value in (losses | {"grad_norm": now.norms[0]}).items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
         if step % self.log_every == 0 or step >= steps:
@@ -307,7 +309,7 @@ class Watch(L.Callback):
         return UserError(f"{what} not finite{where}. Try {lower}, or trainer.precision=fp32 where it was bf16{kept}.")
 
     def _log(self, trainer: L.Trainer, step: int) -> None:
-        values = {f"loss/{name}": float(total) / self._counts[name] for name, total in self._sums.items()}
+        values = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         means = mean_over_ranks(torch.tensor(list(values.values()), dtype=torch.float64))
         values = dict(zip(values, means.tolist(), strict=True))

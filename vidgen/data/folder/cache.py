@@ -120,13 +120,22 @@ class FrameCache:
         return stored, {item.name: notes[item.name]["reason"] for item in items if item.name not in good}, bool(stale)
 
     def read(self, stored: Stored, begin: int, end: int, step: int = 1) -> Pixels:
-        """Frames ``begin:end:step`` of a video: uint8 (T, H, W, 3), a copy.
+        """Frames ``begin:end:step`` of a video: uint8 (T, H, W, 3).
 
-        The file is mapped for each call: nothing stays open, so that the object can be pickled and there may be more videos
-        than a process may hold open.
+        The file is opened for each call: nothing stays open, so that the object can be pickled and there may be more videos than
+        a process may hold open. To read is faster than to map a file and copy from it.
+
+        Raises:
+            UserError: where the file ends before them.
         """
-        shape = (stored.frames, self.height, self.width, 3)
-        return np.array(np.memmap(self._path(stored.sha256), np.uint8, "r", shape=shape)[begin:end:step])
+        taken = range(stored.frames)[begin:end:step]
+        frames = np.empty((len(taken), self.height, self.width, 3), np.uint8)
+        with self._path(stored.sha256).open("rb", buffering=0) as file:
+            for first, part in zip(taken, frames[None] if step == 1 else frames, strict=False):
+                file.seek(first * self.bytes_a_frame)
+                if file.readinto(part) != part.nbytes:
+                    raise UserError(f"The cache of decoded frames {file.name} is cut short: delete it, and it is made anew.")
+        return frames
 
     def missing(self, root: Path, items: Sequence[Item]) -> list[Item]:
         """The videos of ``root`` that `add` would have to read."""
