@@ -278,11 +278,11 @@ def measure_sides(ours: Callable[[Tensor, Tensor], Tensor], theirs: str, shape: 
 def measures(shape: tuple[int, ...], large: tuple[int, ...]) -> Iterator[Peer]:
     """Measures of frames against torchmetrics'."""
 
-    def words(of: tuple[int, ...]) -> str:
-        return f"{of[0]} clips of {'x'.join(map(str, of[2:]))}; ours in float64, theirs in float32"
+    def words(of: tuple[int, ...], how: str = "in float64, theirs in float32") -> str:
+        return f"{of[0]} clips of {'x'.join(map(str, of[2:]))}; ours {how}"
 
     sides = partial(measure_sides, psnr, "peak_signal_noise_ratio", shape, dim=(1, 2, 3))
-    yield Peer("PSNR", FRAMES, "torchmetrics", words(shape), sides, 1e-3)
+    yield Peer("PSNR", FRAMES, "torchmetrics", words(shape, "clips to [-1, 1] and sums in float64"), sides, 1e-3)
     sides = partial(measure_sides, partial(ssim, window="padded"), "structural_similarity_index_measure", shape)
     yield Peer("SSIM", FRAMES, "torchmetrics", words(shape), sides, 1e-4)
     sides = partial(measure_sides, ms_ssim, "multiscale_structural_similarity_index_measure", large)
