@@ -229,6 +229,12 @@ def test_the_nearest_clip_is_the_one_that_was_copied():
     assert decibel == pytest.approx(-10 * np.log10(error))
 
 
+def test_a_nearest_clip_that_is_of_no_file_is_told_by_its_number():
+    world = Worlds(frames=5, height=16, width=16, radius=(3.0, 3.5))
+    copies = np.stack([world.clip("train", index)["video"] for index in (7, 2)])
+    assert nearest_clips(copies, world, most=10)[2] == ["training clip 7", "training clip 2"]
+
+
 def test_samples_are_drawn_in_batches_that_continue_one_another():
     asked = []
 

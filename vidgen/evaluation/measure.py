@@ -381,7 +381,7 @@ def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[
     """For each sample the nearest training clip by mean squared error of frames shrunk fourfold.
 
     Returns:
-        the clips, the PSNR of each sample against its clip at full size, and where each clip comes from.
+        the clips, the PSNR of each sample against its clip at full size, and where each clip comes from (its number, if no file).
     """
     data = data.plain() if isinstance(data, Folder) else data  # the clips as they are, of which a sample may be a copy
     count = min(most, data.size("train"))
@@ -392,10 +392,11 @@ def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[
         distance = np.square(small - _shrink(data.clip("train", candidate)["video"][None])).mean(axis=(1, 2, 3, 4))
         closer = distance < best
         best[closer], index[closer] = distance[closer], candidate
-    found = [data.clip("train", int(i)) for i in index]
+    found = [data.clip("train", i) for i in index.tolist()]
+    sources = [str(clip.get("source", f"training clip {i}")) for i, clip in zip(index.tolist(), found, strict=True)]
     near = np.stack([clip["video"] for clip in found])
     error = np.square((near.astype(np.float64) - pixels) / 255).mean(axis=(1, 2, 3, 4))
-    return near, -10 * np.log10(np.maximum(error, 1e-10)), [str(clip.get("source", "")) for clip in found]
+    return near, -10 * np.log10(np.maximum(error, 1e-10)), sources
 
 
 def _shrink(pixels: np.ndarray) -> np.ndarray:
