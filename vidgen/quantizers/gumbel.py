@@ -58,7 +58,8 @@ class Gumbel(nn.Module):
         temperature_start: of the softmax over the noisy logits, at the start of training.
         temperature_end: and at its end.
         schedule: from one to the other: ``exponential`` (a line in the logarithm), ``cosine`` (half a wave) or ``linear``.
-        kl_start: weight of KL(softmax(logits) | uniform) in nats, averaged over cells and clips, at the start of training.
+        kl_start: weight of KL(softmax(logits) | uniform) in nats, averaged over cells and clips, at the start of training. More
+            of it at first, such as 0.01, keeps a transformer over few cells from falling to one code.
         kl_end: and at its end; a line between them.
 
     Raises:
