@@ -30,7 +30,8 @@ def cells_of(rows: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest(rows: Tensor, codes: Tensor) -> Tensor:
-    """(N,) indices of the code (K, D) nearest to each row (N, D), by Euclidean distance; the first of equals.
+    """(N,) indices of the code (K, D) nearest to each row (N, D), by Euclidean distance; the first of equals,
+    where the product's columns are rounded alike.
 
     One matrix product, argmin_k |e_k|^2 / 2 - x.e_k. Both are seen from the codes' mean: data far from the origin would lose
     their differences to rounding.
