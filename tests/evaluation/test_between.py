@@ -243,6 +243,14 @@ def test_chunks_are_measured_apart_and_averaged(tmp_path: Path) -> None:
     assert values(found)["fake/frechet"] == pytest.approx(sum(by_hand) / 2, rel=1e-6)
 
 
+def test_a_measure_that_too_few_clips_are_there_for_is_named_and_what_is_left_without_it(tmp_path: Path) -> None:
+    rule = preset("clips", {"data": {"frames": 3}, "metric": {"measures": ["frechet", "prdc", "kvd"]}})
+    with pytest.raises(
+        UserError, match=r"prdc: .* at least 6 clips .* got 5 real: .* 'protocol.metric.measures=\[frechet,kvd\]'"
+    ):
+        compare(source("r", drawn(5, 0)), source("f", drawn(9, 1)), rule, Corners(), looking(tmp_path))
+
+
 def test_clips_too_short_for_the_extractor_are_refused_before_any_is_looked_at(tmp_path: Path) -> None:
     extractor = Corners()
     extractor.min_frames = 9

@@ -168,7 +168,12 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
         if isinstance(metric, Horizon):
             found.curves[f"fake/{name}"] = metric.curve().tolist()
     for name, recipe in sets.items():
-        _measure_set(name, recipe, seen.real, seen.fake, found)
+        try:
+            _measure_set(name, recipe, seen.real, seen.fake, found)
+        except UserError as error:
+            others = ",".join(other for other in (*pairs, *sets) if other != name)
+            hint = f" Or leave {name} out: 'protocol.metric.measures=[{others}]'." if others else ""
+            raise UserError(f"{name}: {error}{hint}") from error
     return found
 
 
