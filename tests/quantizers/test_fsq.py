@@ -39,7 +39,7 @@ def test_codes_are_those_of_the_paper_s_formula(level: int) -> None:
     half, offset = (level - 1) * 1.001 / 2, 0.5 * (level % 2 == 0)
     bounded = np.tanh(x + np.arctanh(offset / half)) * half - offset
     clear = np.abs(bounded - np.floor(bounded) - 0.5) > 1e-4  # float32 may round what lies between two levels to either
-    code = FSQ(levels=(level,)).project(torch.tensor(x, dtype=torch.float32).view(1, 1, 1, 1, -1))
+    code = FSQ(levels=(level,))(torch.tensor(x, dtype=torch.float32).view(1, 1, 1, 1, -1))
     expected = np.round(bounded) / (level // 2)
     np.testing.assert_allclose(code.z.flatten().numpy()[clear], expected[clear], atol=1e-6)
     assert code.ids.unique().tolist() == list(range(level))
@@ -63,7 +63,7 @@ def test_all_levels_2_are_bits() -> None:
     code = quantizer(x)
     assert torch.equal(code.h, torch.where(x > 0, 1.0, -1.0))
     assert torch.equal(code.h, code.z)
-    for again in (quantizer.project(code.h), quantizer.project(x)):
+    for again in (quantizer.project(code.h), quantizer.project(x), quantizer(x)):
         assert torch.equal(again.h, code.h)
         assert torch.equal(again.z, code.z)
 
@@ -84,11 +84,11 @@ def test_ids_name_every_code_of_the_codebook_once(levels: tuple[int, ...]) -> No
     joint = joint_ids(words, levels)
     assert torch.equal(joint.flatten(), torch.arange(count))
     assert torch.equal(split_ids(joint, levels), words)
-    # What the encoder has to say for each code: the inverse of the bound, at the codes a little within its ends.
+    # What the encoder has to say for each code: the inverse of the bound, whose ends lie a little beyond the outermost codes.
     level, digit = torch.tensor(levels, dtype=torch.float64).view(-1, 1, 1, 1), words[0].T.double().view(-1, 1, 1, count)
     shift = torch.where((level % 2 == 0) & (level > 2), torch.atanh(1 / ((level - 1) * 1.001)), 0)
-    h = torch.atanh((2 * digit / (level - 1) - 1) / 1.001) - shift
-    assert torch.equal(quantizer.project(h.float().unsqueeze(0)).ids, words)
+    x = torch.atanh((2 * digit / (level - 1) - 1) / 1.001) - shift
+    assert torch.equal(quantizer(x.float().unsqueeze(0)).ids, words)
 
 
 @pytest.mark.parametrize("level", [1000, 1001, 2001, 4096, 65536])
@@ -104,22 +104,23 @@ def test_many_levels_stay_within_their_range(level: int) -> None:
 def test_embed_and_project_keep_their_law(levels: tuple[int, ...]) -> None:
     quantizer = FSQ(levels=levels).eval()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        h = torch.randn(2, len(levels), 3, 2, 2, dtype=dtype)
+        x = torch.randn(2, len(levels), 3, 2, 2)
+        h = quantizer(x).h.to(dtype)
         code = quantizer.project(h)
         assert code.z.dtype == code.h.dtype == dtype
         assert torch.equal(quantizer.embed(code.ids, ((3, 2, 2),)).to(dtype), code.z)
-        assert torch.equal(quantizer(h).ids, code.ids)
+        assert dtype == torch.bfloat16 or torch.equal(quantizer(x).ids, code.ids)  # it may round h onto another code
         assert torch.equal(quantizer.project(code.h).z, code.z)
 
 
 def test_the_gradient_passes_straight_through_the_rounding() -> None:
-    """It is that of the bound, whatever the rounding did; z is the code to the bit, h what was given, without gradient."""
+    """It is that of the bound, whatever the rounding did; z is the code to the bit, h what was rounded, without gradient."""
     quantizer = FSQ(levels=(8, 5, 2))
     x, into = torch.randn(2, 2, 3, 1, 4, 5).unbind()
     x.requires_grad_()
     code = quantizer(x)
     assert torch.equal(code.z, quantizer.embed(code.ids, ((1, 4, 5),)))
-    assert torch.equal(code.h, x.detach())
+    assert torch.equal(code.h, quantizer.bounded(x.detach()))
     assert not code.h.requires_grad
     slopes = [torch.autograd.grad((z * into).sum(), x)[0] for z in (code.z, quantizer.bounded(x))]
     assert torch.equal(*slopes)

@@ -43,9 +43,8 @@ def video(tokenizer: Any) -> Tensor:
 
 
 def one_space(tokenizer: Any) -> bool:
-    """Whether h and z are one space, so that projecting z changes nothing: not where h is bounded first, or summed in stages."""
-    summed = tokenizer.spec.stages > 1 or tokenizer.spec.scales is not None
-    return tokenizer.spec.kind != "ids" or not (summed or tokenizer.names[0].startswith("fsq"))
+    """Whether h and z are one space, so that projecting z changes nothing: not where z is a sum of stages."""
+    return tokenizer.spec.kind != "ids" or (tokenizer.spec.stages == 1 and tokenizer.spec.scales is None)
 
 
 def same(a: Latent, b: Latent) -> bool:

@@ -33,8 +33,9 @@ LARGEST = 2**16
 class FSQ(nn.Module):
     """Digit k of L is the code (k - L//2) / (L//2): from -1 to 1 for odd L, to 1 - 2 / L for even L; -1 and 1 for L = 2.
 
-    A channel is bounded by tanh, shifted for even L so that 0 stays a code, and rounded. h is the channels before that bound;
-    where all levels are 2 it is the code itself, so that the latents are bits like any others.
+    A channel is bounded by tanh, shifted for even L so that 0 stays a code, and rounded. h is what is rounded, in the space of
+    the codes, where all of them lie equally far apart; where all levels are 2 it is the code itself, so that the latents are bits
+    like any others.
 
     Args:
         levels: of each channel, at least 2; their product, the vocabulary, is at most 2**63.
@@ -66,7 +67,7 @@ class FSQ(nn.Module):
     def forward(self, x: Tensor) -> Quantized:
         """(B, C, t, h, w) -> codes with a straight-through gradient to the bounded channels, ids (B, N, C) of digits."""
         code = self.quantize(self.bounded(x.float()))
-        return Quantized(z=code.z, h=code.z.detach() if self.bits else x.float().detach(), ids=code.ids)
+        return Quantized(z=code.z, h=code.z.detach() if self.bits else code.h, ids=code.ids)
 
     def bounded(self, x: Tensor) -> Tensor:
         """What is rounded, in the space of the codes: whatever ``x``, beyond the outermost of them by a hair at most."""
@@ -85,9 +86,9 @@ class FSQ(nn.Module):
         return self._codes(ids.unflatten(1, grid).movedim(-1, 1).float())
 
     def project(self, h: Tensor) -> Quantized:
-        """``h`` bounded and rounded as in :meth:`forward`."""
+        """``h`` rounded as in :meth:`forward`, which has bounded it already: what lies beyond the outermost codes is theirs."""
         with torch.no_grad():
-            code = self.quantize(self.bounded(h.float()))
+            code = self.quantize(h.float())
         z = code.z.to(h.dtype)
         return Quantized(z=z, h=z if self.bits else h, ids=code.ids)
 

@@ -59,8 +59,8 @@ class Pyramid(nn.Module):
     *Relaxed quantizers* (gumbel, with ``logits=distance``) draw codes in training, and each sample brings a gradient of its own,
     which then takes the place of the straight-through one: it goes down the scales as their sum does.
 
-    *Bounded quantizers* (bsq, fsq) bound the whole once, and the scales share out what comes of it; as in ``residual``, they have
-    ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
+    *Bounded quantizers* (bsq, fsq) bound the whole once, and the scales share out what comes of it, which is h; as in ``residual``,
+    they have ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
 
     Args:
         quantizer: options of the inner quantizer with its ``name``: of one scale, and with codes as wide as its input. ``kl``
@@ -132,14 +132,14 @@ class Pyramid(nn.Module):
         """(B, C, t, h, w) -> the sum with a straight-through gradient, ids (B, N, L) over the scales; in training codes learn."""
         x = x.to(self.log_gains.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            target = self._bounded(x)
+            target = self.quantizer.bounded(x) if hasattr(self.quantizer, "bounded") else x
             if self.training and not self.started:
                 self._start(target.detach())
             relaxed = self.training and getattr(self.quantizer, "relaxed", False)
             steps = self._down(target, relaxed=relaxed)
             losses = self._losses(target, steps) if self.training else {}
             z = steps[-1].z if relaxed else steps[-1].z.detach() + (target - target.detach())
-        return Quantized(z=z, h=x.detach(), ids=_ids(steps), losses=losses)
+        return Quantized(z=z, h=target.detach(), ids=_ids(steps), losses=losses)
 
     def embed(self, ids: Tensor, grids: tuple[Shape, ...]) -> Tensor:
         """(B, N, L) ids -> z (B, channels, t, h, w); ``grids`` names all scales, of which N cells may be the first ones alone."""
@@ -163,7 +163,7 @@ class Pyramid(nn.Module):
     def project(self, h: Tensor) -> Quantized:
         """The sum that :meth:`forward` gives in use. ``h`` is returned as it is: a sum, coded anew, may give another."""
         with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
-            steps = self._down(self._bounded(h.to(self.log_gains.dtype)))
+            steps = self._down(h.to(self.log_gains.dtype))
         return Quantized(z=steps[-1].z.to(h.dtype), h=h, ids=_ids(steps))
 
     @torch.no_grad()
@@ -189,7 +189,7 @@ class Pyramid(nn.Module):
                 "Only bits can be flipped, and this pyramid's ids are none: leave flip at 0, or use lfq or bsq in it."
             )
         with torch.autocast(h.device.type, enabled=False):
-            steps = self._down(self._bounded(h.to(self.log_gains.dtype)), flip, generator)
+            steps = self._down(h.to(self.log_gains.dtype), flip, generator)
         return [step.ids for step in steps if step.ids is not None], [step.z.to(h.dtype) for step in steps]
 
     def anneal(self, progress: float) -> None:
@@ -226,9 +226,6 @@ class Pyramid(nn.Module):
 
     def _gain(self, scale: int, like: Tensor) -> Tensor:
         return self.log_gains[scale].to(like.device).exp()
-
-    def _bounded(self, x: Tensor) -> Tensor:
-        return self.quantizer.bounded(x) if hasattr(self.quantizer, "bounded") else x
 
     def _losses(self, x: Tensor, steps: Sequence[Scale]) -> dict[str, Tensor]:
         sums, residues = [step.z for step in steps], [step.residue for step in steps]

@@ -32,7 +32,7 @@ KIND = "ids"
 
 
 class Residual(nn.Module):
-    """z is the sum of the stages' codes, stage s (from 0) scaled by ``shrink``**s; h is what the encoder gave.
+    """z is the sum of the stages' codes, stage s (from 0) scaled by ``shrink``**s; h is what they share out.
 
     Sub-ids are stage-major: of the first stage those of all groups, then of the second. Where the inner quantizer bounds its
     input (bsq, fsq), the stages share out what comes of that bound: such a quantizer has ``bounded(x)``, into the space of its
@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Quantized:
         """(B, C, t, h, w) -> the sum of the codes, ids (B, N, stages * groups * L); losses are means over stages and groups."""
-        x = x.float()
+        x = self.quantizers[0].bounded(x.float())
         codes = self._refined(x, lambda stage, v: stage(v))
         seen = self._seen(x)
         # What the stages after the first add has no slope: their rest falls as much as the code before them rises.
@@ -94,7 +94,7 @@ class Residual(nn.Module):
         return self._sum(stage.embed(part, grids) for stage, part in zip(self.quantizers, parts, strict=False))
 
     def project(self, h: Tensor) -> Quantized:
-        """What :meth:`forward` makes of ``h`` in use; h stays as it is."""
+        """What :meth:`forward` makes of ``h``, which it has bounded already, in use; h stays as it is."""
         with torch.no_grad():
             codes = self._refined(h.float(), lambda stage, v: stage.project(v))
         z = self._sum(code.z for code in codes).to(h.dtype)
@@ -107,12 +107,11 @@ class Residual(nn.Module):
 
     def _refined(self, x: Tensor, quantize: Callable[[Any, Tensor], Quantized]) -> list[Quantized]:
         """What each stage makes of the rest of those before it, in the units of its own code."""
-        rest: Tensor = self.quantizers[0].bounded(x)
         codes: list[Quantized] = []
         for index, stage in enumerate(self.quantizers):
             scale = self.shrink**index
-            codes.append(quantize(stage, rest / scale))
-            rest = rest - scale * (codes[-1].z if self.relaxed else codes[-1].z.detach())
+            codes.append(quantize(stage, x / scale))
+            x = x - scale * (codes[-1].z if self.relaxed else codes[-1].z.detach())
         return codes
 
     def _sum(self, zs: Iterable[Tensor]) -> Tensor:
