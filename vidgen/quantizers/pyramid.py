@@ -59,8 +59,8 @@ class Pyramid(nn.Module):
     *Relaxed quantizers* (gumbel, with ``logits=distance``) draw codes in training, and each sample brings a gradient of its own,
     which then takes the place of the straight-through one: it goes down the scales as their sum does.
 
-    *Bounded quantizers* (bsq, fsq) bound the whole once, and the scales share out what comes of it, which is h; as in ``residual``,
-    they have ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
+    *Bounded quantizers* (bsq, fsq) bound the whole once, which gives h, and the scales share it out; as in ``residual``, they have
+    ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
 
     Args:
         quantizer: options of the inner quantizer with its ``name``: of one scale, and with codes as wide as its input. ``kl``
