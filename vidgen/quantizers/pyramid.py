@@ -59,7 +59,7 @@ class Pyramid(nn.Module):
     *Relaxed quantizers* (gumbel, with ``logits=distance``) draw codes in training, and each sample brings a gradient of its own,
     which then takes the place of the straight-through one: it goes down the scales as their sum does.
 
-    *Bounded quantizers* (bsq, fsq) bound the whole once, which gives h, and the scales share it out; as in ``residual``, they have
+    *Bounded quantizers* (bsq, fsq) bound the whole once, to h, and the scales share it out; as in ``residual``, they have
     ``bounded(x)``, into the space of the codes, and ``quantize(v)``, their forward without that bound.
 
     Args:
