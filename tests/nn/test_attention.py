@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidgen.nn import attention
-from vidgen.nn.attention import attend, attend_blocks, attend_window
+from vidgen.nn.attention import attend, attend_blocks, attend_under, attend_window, sparse
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, window: int, tokens: int) -> Tensor:
@@ -89,6 +89,41 @@ def test_blocks_are_dense_attention_under_a_mask(
     scores = (q @ k.mT / 2).masked_fill(~blocks_mask(sizes, past), -math.inf)
     torch.testing.assert_close(attend_blocks(q, k, v, sizes), scores.softmax(-1) @ v)
     torch.testing.assert_close(attend(q, k, v, blocks_mask(sizes, past)), scores.softmax(-1) @ v)
+
+
+TABLES = {
+    "two pieces that see what is whole of those before": (
+        (1, 4, 4, 1, 4, 2),
+        (3, 3),
+        ((0, 0), (1, 0), (1, 1), (2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4), (5, 5)),
+    ),
+    "each alone": ((3, 2, 1), (1, 1, 1), ((0, 0), (1, 1), (2, 2))),
+    "all see all": ((2, 3), (2,), ((0, 0), (0, 1), (1, 0), (1, 1))),
+    "the past and no present": ((2, 3, 1), (1, 2), ((0, 0), (1, 0), (2, 0), (2, 1))),
+}
+
+
+@pytest.mark.parametrize("short", [512, 2], ids=["plain", "fused"])
+@pytest.mark.parametrize("case", TABLES)
+def test_segments_that_see_few_others_are_dense_attention_under_a_mask(
+    case: str, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and slopes."""
+    monkeypatch.setattr(attention, "SHORT", short)
+    sizes, runs, pairs = TABLES[case]
+    table = torch.zeros(len(sizes), len(sizes), dtype=torch.bool)
+    table[tuple(zip(*pairs, strict=True))] = True
+    places = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    mask = table[places][:, places]
+    sight = sparse(table, sizes, runs, torch.device("cpu"))
+    assert torch.equal(sight.dense(), mask)
+    q, k, v = (torch.randn(2, 2, sum(sizes), 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    expected = (q @ k.mT / 2).masked_fill(~mask, -math.inf).softmax(-1) @ v
+    got = attend_under(q, k, v, sight)
+    torch.testing.assert_close(got, expected)
+    into = torch.randn_like(got)
+    for ours, theirs in zip(*(torch.autograd.grad((x * into).sum(), (q, k, v)) for x in (got, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_blocks_need_no_mask_unless_they_are_single_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from vidgen import __version__
 from vidgen.cli import help
 from vidgen.cli.mistakes import look
 from vidgen.errors import DISK_FULL, UserError, did_you_mean
+from vidgen.memory import keep_freed_memory
 
 COMPOSED = ("fit", "eval", "sample", "encode", "decode", "reconstruct")
 """Commands with a yaml in ``configs/`` and a ``run(config)``; the others have a ``run(words)`` that may return a status."""
@@ -26,6 +27,7 @@ COMMANDS = (*COMPOSED, "compare", "data", "list", "show", "doctor")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 2 after a mistake, told in one sentence on stderr."""
+    keep_freed_memory()
     words = [*(sys.argv[1:] if arguments is None else arguments)]  # not list(): vidgen.cli.list, once imported, hides it here
     debug = "--debug" in words
     try:

@@ -15,6 +15,7 @@ scale; FlowAR draws a scale by a flow over all its tokens, and here each token h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -28,7 +29,7 @@ from vidgen.conditioning import Conditioner
 from vidgen.errors import UserError
 from vidgen.heads import build_head
 from vidgen.latents import Condition, Latent, LatentSpec, Losses, Shape
-from vidgen.nn.attention import Context
+from vidgen.nn.attention import Context, Mask, Sparse, sparse
 from vidgen.nn.cache import KVCache
 from vidgen.nn.given import covered, given_field, known_cells, with_given
 from vidgen.nn.layout import Layout, from_tokens, to_tokens, token_layout
@@ -453,16 +454,16 @@ class VAR(nn.Module):
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return rotary_table(positions, self.trunk.head_dim, self.rope_theta)
 
-    def _mask(self, grids: tuple[Shape, ...], given: Given | None) -> Tensor | tuple[int, ...]:
+    def _mask(self, grids: tuple[Shape, ...], given: Given | None) -> Mask:
         """Who sees whom, of all blocks at once, the known cells first."""
         seen = None if given is None else given.seen
         known = 0 if given is None else len(given.places)
         if seen is None and len(grids) == self.scales:
             return (*([known] if known else []), *map(prod, grids))
-        mask = _sight(grids, self.scales, self.memory, known, self.begin.device)
+        sight = _sight(grids, self.scales, self.memory, known, self.begin.device)
         if seen is None:
-            return mask
-        mask = mask.expand(len(seen), 1, -1, -1).clone()
+            return sight
+        mask = sight.dense().to(seen.device).expand(len(seen), 1, -1, -1).clone()
         mask[..., :known] &= seen[:, None, None]
         return mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # a softmax needs something
 
@@ -592,13 +593,13 @@ def _sees(one: Block | None, other: Block | None, scales: int, memory: int) -> b
 
 
 @lru_cache(maxsize=16)
-def _sight(grids: tuple[Shape, ...], scales: int, memory: int, known: int, device: torch.device) -> Tensor:
-    """(N, N) which tokens of all blocks see which, after ``known`` cells that are given."""
+def _sight(grids: tuple[Shape, ...], scales: int, memory: int, known: int, device: torch.device) -> Sparse:
+    """Which tokens of all blocks see which, after ``known`` cells that are given; a piece's blocks attend together."""
     blocks = [*([None] if known else []), *_blocks(grids, scales)]
+    pieces = Counter(None if block is None else block.piece for block in blocks)
     with torch.inference_mode(False):  # what was made for sampling is used in training too
         table = torch.tensor([[_sees(one, other, scales, memory) for other in blocks] for one in blocks])
-        counts = torch.tensor([known if block is None else prod(block.grid) for block in blocks])
-        return table.repeat_interleave(counts, dim=0).repeat_interleave(counts, dim=1).to(device)
+        return sparse(table, [known if block is None else prod(block.grid) for block in blocks], list(pieces.values()), device)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +31,17 @@ class Context:
     mask: Tensor | None = None
 
 
+Mask: TypeAlias = "Tensor | tuple[int, ...] | Sparse | None"
+"""Who sees whom: see :func:`attend_under`."""
+
+
+def attend_under(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """Attention under a mask of any kind: :func:`attend`'s, the sizes of :func:`attend_blocks`, or :func:`attend_sparse`'s."""
+    if isinstance(mask, tuple):
+        return attend_blocks(q, k, v, mask)
+    return attend_sparse(q, k, v, mask) if isinstance(mask, Sparse) else attend(q, k, v, mask)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """(B, heads, N, d) queries over (B, heads, M, d) keys and values -> (B, heads, N, d).
 
@@ -39,7 +51,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))  # faster than to fill all heads' scores
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
@@ -79,6 +91,75 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, sizes: Sequence[int]) -> Tens
         pieces.append(kind(q[..., first:last, :], k[..., : past + last, :], v[..., : past + last, :]))
         first = last
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-2)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Segments of a sequence, side by side, that attend together.
+
+    Attributes:
+        tokens: how many they are together.
+        seen: the segments of the sequence that any of them sees.
+        mask: (tokens, tokens of ``seen``), True where a token may look; None where each sees all of them.
+    """
+
+    tokens: int
+    seen: tuple[int, ...]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Who sees whom where a token sees a small part of the sequence: see :func:`sparse`.
+
+    Attributes:
+        sizes: tokens of each segment.
+        rows: of all segments, in their order.
+    """
+
+    sizes: tuple[int, ...]
+    rows: tuple[Rows, ...]
+
+    def dense(self) -> Tensor:
+        """(N, N), True where a token may look."""
+        places = torch.arange(sum(self.sizes)).split(self.sizes)
+        wholes = []
+        for row in self.rows:
+            columns = torch.cat([places[segment] for segment in row.seen])
+            whole = torch.zeros(row.tokens, sum(self.sizes), dtype=torch.bool)
+            whole[:, columns] = True if row.mask is None else row.mask.cpu()
+            wholes.append(whole)
+        return torch.cat(wholes)
+
+
+def sparse(table: Tensor, sizes: Sequence[int], runs: Sequence[int], device: torch.device) -> Sparse:
+    """Segments that see one another whole or not at all.
+
+    Args:
+        table: (n, n), True where the tokens of a segment see those of another; each sees one at least.
+        sizes: tokens of the n segments.
+        runs: how many consecutive segments attend together, n in all: those that see much the same.
+        device: of the masks.
+    """
+    counts, rows, first = torch.tensor(sizes), [], 0
+    for run in runs:
+        own = slice(first, first + run)
+        (seen,) = table[own].any(dim=0).nonzero(as_tuple=True)
+        part = table[own][:, seen]
+        mask = part.repeat_interleave(counts[own], dim=0).repeat_interleave(counts[seen], dim=1).to(device)
+        rows.append(Rows(sum(sizes[own]), tuple(seen.tolist()), None if bool(part.all()) else mask))
+        first += run
+    return Sparse(tuple(sizes), tuple(rows))
+
+
+def attend_sparse(q: Tensor, k: Tensor, v: Tensor, sight: Sparse) -> Tensor:
+    """(B, heads, N, d) attention in which each run of segments is given the keys of those that it sees, and of no others."""
+    keys, values = k.split(sight.sizes, dim=-2), v.split(sight.sizes, dim=-2)
+    pieces = []
+    for row, part in zip(sight.rows, q.split([row.tokens for row in sight.rows], dim=-2), strict=True):
+        own, told = (torch.cat([parts[segment] for segment in row.seen], dim=-2) for parts in (keys, values))
+        pieces.append(attend(part, own, told, row.mask))
+    return torch.cat(pieces, dim=-2)
 
 
 def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, bool]]:

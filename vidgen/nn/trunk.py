@@ -18,13 +18,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from vidgen.errors import UserError, did_you_mean
-from vidgen.nn.attention import Context, attend, attend_blocks
+from vidgen.nn.attention import Context, Mask, attend, attend_under
 from vidgen.nn.cache import BlockCache, KVCache
 from vidgen.nn.norm import ChannelNorm
 from vidgen.nn.rope import rotate
 
 Rope = tuple[Tensor, Tensor]
-Mask = Tensor | tuple[int, ...] | None
 Axis = Literal["joint", "frame", "time"]
 Layers = Literal["joint", "alternate", "divided"]
 
@@ -58,7 +57,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         q, k, v = (part.flatten(0, -4) for part in (q, k, v))
-        y = attend_blocks(q, k, v, mask) if isinstance(mask, tuple) else attend(q, k, v, mask)
+        y = attend_under(q, k, v, mask)
         return self.out(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from vidgen.errors import UserError
+from vidgen.memory import keep_freed_memory
 from vidgen.nn.parallel import mean_over_ranks
 from vidgen.training import ranks
 from vidgen.training.guards import blame
@@ -104,6 +105,7 @@ def train(
     if compiled:
         task.compile_model()
     _quiet()
+    keep_freed_memory()
     with ranks.connected(accelerator):
         try:
             with watch.catching_signals():
