@@ -165,22 +165,26 @@ def picture_name(option: str) -> str:
 
 def picture(option: str) -> str:
     """A chart a figure over the values of an option, a line a run; as SVG."""
-    found: dict[str, list[Point]] = {}
+    measured: dict[str, list[Point]] = {}
     for point in points():
-        if point.option == option:
-            found.setdefault(f"{point.generator} x {point.tokenizer}", []).append(point)
+        measured.setdefault(f"{point.generator} x {point.tokenizer}", []).append(point)
+    style = {name: number for number, name in enumerate(measured)}  # one colour in all pictures
+    found = {name: [point for point in own if point.option == option] for name, own in measured.items()}
+    found = {name: own for name, own in found.items() if own}
     charts = []
     for place, (figure, words) in enumerate(FIGURES.items()):
         series = [
-            Series(name, sorted((point.value, 100 * point.figures[figure]) for point in own)) for name, own in found.items()
+            Series(name, sorted((point.value, 100 * point.figures[figure]) for point in own), style[name])
+            for name, own in found.items()
         ]
         chart = line_chart(series, title=words, x_name=WORDS[option])
         place_at = f'<svg x="{place * WIDTH}" y="{2 * KEY}" width="{WIDTH}" height="{HEIGHT}" '
         charts.append(f'<text x="{place * WIDTH + 46}" y="{2 * KEY}" class="name">{words}</text>')
         charts.append(str(chart).replace("<svg ", place_at, 1))
     keys = [
-        f'<circle class="dot s{i}" cx="{52 + 150 * i}" cy="{KEY - 8}" r="4"/><text x="{62 + 150 * i}" y="{KEY - 4}">{name}</text>'
-        for i, name in enumerate(found)
+        f'<circle class="dot s{style[name]}" cx="{52 + 150 * place}" cy="{KEY - 8}" r="4"/>'
+        f'<text x="{62 + 150 * place}" y="{KEY - 4}">{name}</text>'
+        for place, name in enumerate(found)
     ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(FIGURES) * WIDTH} {HEIGHT + 2 * KEY}">'
     title = f"<title>Samples by {WORDS[option]}</title><style>{STYLE}</style>"
