@@ -290,7 +290,7 @@ class VAR(nn.Module):
         targets, sums = self._pyramid(latent, wrong)
         grids = self._grids(latent)
         given = self._given(condition, grids, latent.start)
-        losses = self.head.loss(self._through(sums, grids, condition, latent.start, given), torch.cat(targets, dim=1), smoothing)
+        losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
         total, count = counted_mean(losses, None if given is None else ~given.tokens)  # what is given need not be said
         return Losses(total=total, scalars={"flow" if self.continuous else "nll": total}, count=count)
 
