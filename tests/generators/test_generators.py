@@ -132,6 +132,14 @@ def test_loss_is_finite_and_every_weight_learns(make: Callable[..., Any], latent
     assert [name for name, grad in learning if grad is None or not grad.any()] == []
 
 
+def test_its_loss_goes_through_what_is_compiled(make: Callable[..., Any], latent: Latent) -> None:
+    """``compile`` is of the call: a loss that goes around it would be as slow as before."""
+    generator, calls = make().train(), []
+    generator.register_forward_hook(lambda *call: calls.append(call))
+    generator.loss(latent, tiny.labels(0, 1, 2, 0))
+    assert len(calls) == 1
+
+
 def test_sampling_is_a_function_of_the_seed_alone(generator: Any, shape: tuple[int, int, int]) -> None:
     first = generator.sample(3, shape, tiny.labels(0, 1, 2), seed=5)
     torch.manual_seed(1234)

@@ -290,12 +290,17 @@ class VAR(nn.Module):
         targets, sums = self._pyramid(latent, wrong)
         grids = self._grids(latent)
         given = self._given(condition, grids, latent.start)
-        losses = self.head.loss(self(sums, grids, condition, latent.start), torch.cat(targets, dim=1), smoothing)
+        losses = self.head.loss(self(sums, grids, condition, latent.start, given), torch.cat(targets, dim=1), smoothing)
         total, count = counted_mean(losses, None if given is None else ~given.tokens)  # what is given need not be said
         return Losses(total=total, scalars={"flow" if self.continuous else "nll": total}, count=count)
 
     def forward(
-        self, sums: Sequence[Tensor], grids: tuple[Shape, ...], condition: Condition | None = None, start: int = 0
+        self,
+        sums: Sequence[Tensor],
+        grids: tuple[Shape, ...],
+        condition: Condition | None = None,
+        start: int = 0,
+        given: Given | None = None,
     ) -> Tensor:
         """The trunk's output, after its norm, at the tokens of all scales at once, in the order of ``grids``: (B, N, width).
 
@@ -304,13 +309,9 @@ class VAR(nn.Module):
             grids: of all scales of all pieces.
             condition: of B clips.
             start: absolute index of the first cell.
+            given: what is known of ``condition``, where it has been found already.
         """
-        return self._through(sums, grids, condition, start, self._given(condition, grids, start))
-
-    def _through(
-        self, sums: Sequence[Tensor], grids: tuple[Shape, ...], condition: Condition | None, start: int, given: Given | None
-    ) -> Tensor:
-        """As :meth:`forward`, with what is known of ``condition``."""
+        given = self._given(condition, grids, start) if given is None else given
         blocks = _blocks(grids, self.scales)
         view = self._view(condition, given, len(sums[0]), grids, start)
         parts = [self._shown(block, sums[block.piece * self.scales + block.scale - 1], view) for block in blocks]
