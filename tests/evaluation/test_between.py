@@ -342,6 +342,11 @@ def test_the_command_compares_without_any_model(
         (["protocol.data.fps=0"], "protocol.data.fps=0 is no frame rate"),
         (["protocol.data.fps=10"], "states no times that protocol.data.fps=10 could convert"),
         (["protocol.data.split=nonsense"], "protocol.data.split is one of all, train, val, test"),
+        (
+            ["protocol.data.count=5", "protocol.metric.measures=[psnr,prdc]"],
+            "prdc: This measure needs at least 6 clips of each kind and a.npy gives 5: give more. Or leave prdc out: "
+            "'protocol.metric.measures=[psnr]'",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_any_work(

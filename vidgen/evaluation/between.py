@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from inspect import Parameter, signature
 from itertools import zip_longest
@@ -21,6 +22,7 @@ from vidgen.evaluation.protocol import Protocol
 from vidgen.evaluation.sources import Source, batched_by
 from vidgen.files import replacing
 from vidgen.hub import fingerprint
+from vidgen.metrics.features import too_few
 from vidgen.metrics.horizon import Horizon, framewise
 from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Extractor
@@ -145,6 +147,9 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
     protocol, pairs = prepared(protocol, extractor, looking.lpips)
     pairs = {name: metric.to(looking.device) for name, metric in pairs.items()}
     sets = {name: recipe for name, recipe in protocol.metric.measures.items() if name not in pairs}
+    for name, recipe in sets.items():
+        with _or_without(name, protocol):
+            _check_numbers(recipe, real, fake)
     if any(map(_needs_originals, pairs.values())):
         seen = _look_at_pairs(real, fake, pairs, extractor if sets else None, looking)
     else:
@@ -168,13 +173,28 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
         if isinstance(metric, Horizon):
             found.curves[f"fake/{name}"] = metric.curve().tolist()
     for name, recipe in sets.items():
-        try:
+        with _or_without(name, protocol):
             _measure_set(name, recipe, seen.real, seen.fake, found)
-        except UserError as error:
-            others = ",".join(other for other in (*pairs, *sets) if other != name)
-            hint = f" Or leave {name} out: 'protocol.metric.measures=[{others}]'." if others else ""
-            raise UserError(f"{name}: {error}{hint}") from error
     return found
+
+
+@contextmanager
+def _or_without(name: str, protocol: Protocol) -> Iterator[None]:
+    """What is said against a measure tells which one it is, and how to go on without it."""
+    try:
+        yield
+    except UserError as error:
+        others = ",".join(other for other in protocol.metric.measures if other != name)
+        hint = f" Or leave {name} out: 'protocol.metric.measures=[{others}]'." if others else ""
+        raise UserError(f"{name}: {error}{hint}") from error
+
+
+def _check_numbers(recipe: Mapping[str, Any], real: Source, fake: Source) -> None:
+    """Refuses sources that cannot give a measure of distributions its clips, before any is looked at."""
+    least = build("metrics", recipe, extractor=None).least
+    for source in (real, fake):
+        if source.most is not None and source.most < least:
+            raise UserError(too_few(least, f"{source.name} gives {source.most}"))
 
 
 @dataclass(kw_only=True)

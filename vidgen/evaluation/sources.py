@@ -61,6 +61,7 @@ class Source:
         clips: goes through (name, uint8 (T, H, W, 3)) once. Clips of one name in two sources are pairs.
         skipped: (name, reason) of what gave no clip, filled while ``clips`` goes through.
         notes: what a reader has to know of it, a sentence each.
+        most: it gives no more clips than these; None where that is only known once it was gone through.
         mixed: whether clips may differ in size and length.
     """
 
@@ -69,6 +70,7 @@ class Source:
     clips: Callable[[], Iterator[tuple[str, Pixels]]]
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    most: int | None = None
     mixed: bool = False
 
     def checked(self) -> Iterator[tuple[str, Pixels]]:
@@ -257,7 +259,7 @@ def _split(text: str, data: Data, part: str, role: Role, count: int | None, *, f
         for index in range(data.size(part)):
             yield from _cut_clip(str(index), data.clip(part, index)["video"], role)
 
-    return _source(text, role, role.fingerprint(data.fingerprint, part, count), clips, count)
+    return _source(text, role, role.fingerprint(data.fingerprint, part, count), clips, count, data.size(part))
 
 
 def _samples(text: str, run: Run, role: Role, drawing: Drawing) -> Source:
@@ -284,7 +286,7 @@ def _samples(text: str, run: Run, role: Role, drawing: Drawing) -> Source:
             yield from _cut_clip(str(index), clip, role)
 
     weights = hub.weights_hash(model.generator), hub.weights_hash(model.tokenizer)
-    return _source(text, role, role.fingerprint(*weights, data.fingerprint, drawing.options, count), clips, count)
+    return _source(text, role, role.fingerprint(*weights, data.fingerprint, drawing.options, count), clips, count, count)
 
 
 def _reconstructions(text: str, run: Run, role: Role, drawing: Drawing) -> Source:
@@ -304,7 +306,7 @@ def _reconstructions(text: str, run: Run, role: Role, drawing: Drawing) -> Sourc
                 index += 1
 
     fingerprint = role.fingerprint(hub.weights_hash(tokenizer), data.fingerprint, count)
-    return _source(text, role, fingerprint, clips, count)
+    return _source(text, role, fingerprint, clips, count, count)
 
 
 def _count(text: str, count: int | None, option: str, role: Role) -> int:
@@ -316,9 +318,22 @@ def _count(text: str, count: int | None, option: str, role: Role) -> int:
 
 
 def _source(
-    text: str, role: Role, fingerprint: str, clips: Callable[[], Iterator[tuple[str, Pixels]]], count: int | None
+    text: str, role: Role, fingerprint: str, clips: Callable[[], Iterator[tuple[str, Pixels]]], count: int | None, videos: int
 ) -> Source:
-    return Source(name=text, fingerprint=fingerprint, clips=lambda: islice(clips(), count), mixed=role.rule.clip == "whole")
+    return Source(
+        name=text,
+        fingerprint=fingerprint,
+        clips=lambda: islice(clips(), count),
+        most=_most(role, count, videos),
+        mixed=role.rule.clip == "whole",
+    )
+
+
+def _most(role: Role, count: int | None, videos: int) -> int | None:
+    """Clips that so many videos give at most."""
+    if role.rule.clip in SEVERAL or (role.rule.clip == "repeated" and not role.generated):
+        return count
+    return videos if count is None else min(count, videos)
 
 
 def _cut_clip(name: str, clip: Pixels, role: Role) -> Iterator[tuple[str, Pixels]]:
@@ -377,7 +392,8 @@ def _files(text: str, path: Path, role: Role) -> Source:
         return islice(_cut_all([(name, item) for name, item, _ in hashes], role, source.skipped), role.count)
 
     fingerprint = role.fingerprint([(name, sha256) for name, _, sha256 in hashes])
-    source = Source(name=text, fingerprint=fingerprint, clips=clips, notes=notes, mixed=rule.clip == "whole")
+    most = _most(role, role.count, len(hashes))
+    source = Source(name=text, fingerprint=fingerprint, clips=clips, notes=notes, most=most, mixed=rule.clip == "whole")
     return source
 
 

@@ -60,6 +60,9 @@ class FeatureSets(Metric):
     is_differentiable = False
     full_state_update = False
 
+    least = 2
+    """Clips of each kind that it needs."""
+
     extractor: Any
     generated: list[Tensor]
     real: list[Tensor]
@@ -160,10 +163,15 @@ def check_sets(generated: Tensor, real: Tensor, least: int) -> tuple[Tensor, Ten
     """
     for rows, what in ((generated, "generated"), (real, "real")):
         if len(check_features(rows)) < least:
-            raise UserError(f"This measure needs at least {least} clips of each kind and got {len(rows)} {what}: give more.")
+            raise UserError(too_few(least, f"got {len(rows)} {what}"))
     if generated.shape[1] != real.shape[1]:
         raise UserError(f"Generated features have {generated.shape[1]} numbers and real ones {real.shape[1]}: {ONE}.")
     return generated.double(), real.to(generated.device, torch.float64)
+
+
+def too_few(least: int, got: str) -> str:
+    """What is said where a set is smaller than a measure can do with."""
+    return f"This measure needs at least {least} clips of each kind and {got}: give more."
 
 
 def small_sets(num_generated: int, num_real: int, dim: int, *, few: str, flat: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class JEDi(FeatureSets):
     """JEDi's distance of generated from real clips; arguments as in :class:`vidgen.metrics.features.FeatureSets`."""
 
     higher_is_better = False
+    least = 3
 
     def compute(self) -> Tensor:
         """The distance, a float64 scalar. Raises UserError for fewer than three clips of a kind."""

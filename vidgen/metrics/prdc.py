@@ -104,7 +104,7 @@ class PRDC(FeatureSets):
         super().__init__(extractor=extractor, reset_real_features=reset_real_features)
         if k < 1:
             raise UserError(f"A ball reaches to some neighbour, so k is at least 1 and not {k}.")
-        self.k = k
+        self.k, self.least = k, k + 1
 
     def compute(self) -> dict[str, Tensor]:
         """Not one scalar but four, by name: :func:`prdc`."""
