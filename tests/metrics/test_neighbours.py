@@ -11,6 +11,7 @@ from vidgen.errors import UserError
 from vidgen.metrics import neighbours
 from vidgen.metrics.memorisation import Memorisation, memorisation
 from vidgen.metrics.prdc import PRDC, estimates, prdc
+from vidgen.metrics.statistics import NORMAL_95
 
 
 def draw(n: int, d: int = 5, *, seed: int = 0) -> Tensor:
@@ -70,9 +71,18 @@ def test_the_errors_of_prdc_are_near_the_spread_over_fresh_draws_and_on_the_safe
     assert any("160 generated clips are fewer than 2048: the figures change" in warning for warning in told[0]["recall"].warnings)
 
 
+def test_the_interval_of_a_share_goes_no_farther_than_a_share_can() -> None:
+    found = estimates(0.1 * draw(60, seed=1), draw(80, seed=2))  # within the real ones: precise, and far from everywhere
+    for name, one in found.items():
+        half = NORMAL_95 * one.standard_error
+        ends = max(0.0, one.value - half), one.value + half if name == "density" else min(1.0, one.value + half)
+        assert one.interval == pytest.approx(ends)
+    assert found["precision"].interval[1] == 1 and found["density"].interval[1] > 1 and found["recall"].interval[0] == 0
+
+
 def test_few_clips_have_no_error_of_prdc() -> None:
     found = estimates(draw(39, seed=1), draw(50, seed=2))
-    assert all(one.standard_error is None for one in found.values())
+    assert all(one.standard_error is one.interval is None for one in found.values())
     metric = PRDC()
     metric.update(draw(39, seed=1), draw(50, seed=2))
     assert metric.estimate() == estimates(draw(39, seed=1).double(), draw(50, seed=2).double())

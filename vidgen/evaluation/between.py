@@ -24,7 +24,7 @@ from vidgen.files import replacing
 from vidgen.hub import fingerprint
 from vidgen.metrics.features import too_few
 from vidgen.metrics.horizon import Horizon, framewise
-from vidgen.metrics.statistics import NORMAL_95
+from vidgen.metrics.statistics import interval_95
 from vidgen.protocols import Extractor
 from vidgen.registry import build, find, options
 
@@ -338,8 +338,7 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
         metric.update(fake, real=real)
         return metric
 
-    def add(suffix: str, value: float, error: float | None = None) -> None:
-        interval = None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error)
+    def add(suffix: str, value: float, interval: tuple[float, float] | None = None) -> None:
         found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=found.words, interval=interval))
 
     if protocol.metric.chunk and name == "frechet":
@@ -348,16 +347,18 @@ def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tenso
         if not starts:
             raise UserError(f"{found.fake} and {found.real} have fewer than the {size} clips of one chunk of {protocol.name}.")
         values = [measured(real[i : i + size], fake[i : i + size]).compute().item() for i in starts]
-        add(name, float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None)
+        value, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+        add(name, value, interval_95(value, error))
         return
     metric = measured(real, fake)
     if hasattr(metric, "estimate"):
         estimates = metric.estimate()
         estimates = estimates if isinstance(estimates, Mapping) else {name: estimates}
         for suffix, estimate in estimates.items():
-            add(suffix, estimate.value, getattr(estimate, "standard_error", None))
+            add(suffix, estimate.value, getattr(estimate, "interval", None))
             if getattr(estimate, "extrapolated", None) is not None:
-                add(f"{suffix}_extrapolated", estimate.extrapolated, estimate.extrapolated_error)
+                interval = interval_95(estimate.extrapolated, estimate.extrapolated_error)
+                add(f"{suffix}_extrapolated", estimate.extrapolated, interval)
         found.warnings += dict.fromkeys(f"{name}: {warning}" for one in estimates.values() for warning in one.warnings)
         return
     value = metric.compute()

@@ -22,7 +22,7 @@ from vidgen.latents import Shape
 from vidgen.metrics.frechet import frechet
 from vidgen.metrics.legality import wilson
 from vidgen.metrics.memorisation import CLOSE, memorisation
-from vidgen.metrics.statistics import NORMAL_95
+from vidgen.metrics.statistics import interval_95
 from vidgen.protocols import Data
 
 BATCH = 64
@@ -111,7 +111,7 @@ class Distances:
                 value=value,
                 n=len(fakes),
                 protocol=rule,
-                interval=None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error),
+                interval=interval_95(value, error),
             )
             for key, (value, error) in figures.items()
             if value is not None

@@ -6,6 +6,7 @@ features and share them (torchmetrics' compute groups): from the second batch on
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 
 from vidgen.errors import UserError
-from vidgen.metrics.statistics import check_features
+from vidgen.metrics.statistics import check_features, interval_95
 
 ENOUGH = 2048
 """Clips below which a set is called small: most published distances are of so many."""
@@ -36,6 +37,8 @@ class Estimate:
         extrapolated_error: its standard error.
         num_generated: clips.
         num_real: clips.
+        least: no figure of this kind is smaller.
+        most: nor larger.
         warnings: what to know before comparing it, a sentence each.
     """
 
@@ -45,7 +48,15 @@ class Estimate:
     extrapolated_error: float | None = None
     num_generated: int
     num_real: int
+    least: float = -math.inf
+    most: float = math.inf
     warnings: tuple[str, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the value lies with 95 % certainty, cut to what it can be; None where there is no error."""
+        ends = interval_95(self.value, self.standard_error)
+        return ends and (max(ends[0], self.least), min(ends[1], self.most))
 
 
 class FeatureSets(Metric):

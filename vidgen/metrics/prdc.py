@@ -67,6 +67,8 @@ def estimates(generated: Tensor, real: Tensor, *, k: int = 5) -> dict[str, Estim
             standard_error=errors.get(name),
             num_generated=len(generated),
             num_real=len(real),
+            least=0.0,
+            most=math.inf if name == "density" else 1.0,
             warnings=warnings,
         )
         for name, value in values.items()

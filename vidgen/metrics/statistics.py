@@ -26,6 +26,11 @@ NORMAL_95 = 1.959963984540054
 """Standard deviations to either side of a normal law's mean within which 95 % of it lies."""
 
 
+def interval_95(value: float, error: float | None) -> tuple[float, float] | None:
+    """A value's 95 % interval by its standard error; None where there is no error."""
+    return None if error is None else (value - NORMAL_95 * error, value + NORMAL_95 * error)
+
+
 class FeatureStats:
     """Statistics of rows of features: neither the batches, nor their order, nor who saw which row makes a difference.
 
