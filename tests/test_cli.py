@@ -463,6 +463,7 @@ def test_mistakes_of_sample(words: list[str], sentence: str, trained: Path, caps
         (["out=../elsewhere"], "out=../elsewhere is not a new folder in "),
         (["data.path=clips"], "data.path=clips is for runs on videos of a folder, and this one is on worlds: leave it out."),
         (["data=worlds"], "'data' is a group of options and not one value. See: vidgen eval --help"),
+        (["out=again", "evaluation.metrics=[frechet]"], "'frechet' is in every report, as motion-FD: leave it out"),
     ],
 )
 def test_mistakes_of_eval(words: list[str], sentence: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

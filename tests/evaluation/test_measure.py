@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidgen import UserError, config
+from vidgen import config
 from vidgen.data.batches import to_pixels, to_video
 from vidgen.data.worlds import Worlds, parse_caption
 from vidgen.evaluation.measure import (
@@ -22,7 +22,6 @@ from vidgen.evaluation.measure import (
     measure_samples,
     measure_tokenizer,
     nearest_clips,
-    pair_metrics,
 )
 from vidgen.latents import Latent, LatentSpec
 
@@ -283,14 +282,15 @@ def test_a_metric_with_a_recipe_is_measured(monkeypatch: pytest.MonkeyPatch):
         def compute(self) -> torch.Tensor:
             return self.factor * torch.tensor(self.seen).mean()
 
-    from vidgen.evaluation import measure, rows
+    from vidgen.evaluation import further, measure, rows
 
     recipe = {"name": "shift", "factor": 10.0}
     monkeypatch.setattr(rows, "preset_names", lambda group: ("shift",) if group == "metric" else config.preset_names(group))
-    for module in (measure, rows):
+    for module in (further, measure, rows):
         monkeypatch.setattr(module, "load", lambda group, name: dict(recipe))
+    for module in (further, rows):
         monkeypatch.setattr(module, "find", lambda kind, name: Shift)
-    monkeypatch.setattr(measure, "build", lambda kind, config: Shift(factor=config["factor"]))
+    monkeypatch.setattr(further, "build", lambda kind, config: Shift(factor=config["factor"]))
     monkeypatch.setattr(rows, "describe", lambda group, name: "How far values are off.")
     found = measured(WORLD, spoil=lambda video: video + 0.02, metrics=["shift"]).results
     (one,) = [one for one in found if one.name == "reconstruction/shift"]
@@ -342,12 +342,3 @@ def test_following_captions_is_read_from_the_pixels(objects):
     same = [sorted(one["colors"]) == sorted(next_["colors"]) for one, next_ in zip(names, names[1:] + names[:1], strict=True)]
     assert others["samples/follows_color"] == pytest.approx(np.mean(same), abs=0.05)
     assert others["samples/follows_objects"] < 0.3
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"), [("psnrr", "Did you mean 'psnr'?"), ("frechet", "'frechet' compares sets of clips")]
-)
-def test_a_measure_that_takes_no_pairs_is_told(name: str, sentence: str) -> None:
-    with pytest.raises(UserError) as raised:
-        pair_metrics([name])
-    assert sentence in str(raised.value)

@@ -47,8 +47,6 @@ def _measure_run(config: dict[str, Any], console: Console) -> None:
             "data.path=FOLDER, the folder that it was trained on."
         )
     precision = choose(config["precision"], device)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     evaluation = Evaluation(
         folder=folder,
         model=model,
@@ -59,6 +57,8 @@ def _measure_run(config: dict[str, Any], console: Console) -> None:
         console=console,
         since=time.monotonic(),
     )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     write_yaml(folder / "config.yaml", {**fitted, "command": config["command"], "evaluation": config["evaluation"]})
     evaluation.reconstructions(fitted["tokenizer"].get("training", {}).get("steps", 0))
     if model.generator is not None:

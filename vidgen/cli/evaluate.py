@@ -18,7 +18,7 @@ from vidgen.cli.progress import Stage
 from vidgen.data.batches import buckets_of, eval_batches, to_video
 from vidgen.data.buckets import named, shared_out
 from vidgen.errors import UserError
-from vidgen.evaluation import measure, rows
+from vidgen.evaluation import further, measure, rows
 from vidgen.evaluation.distance import Distances
 from vidgen.evaluation.pictures import pairs, save_clips
 from vidgen.files import replacing
@@ -50,6 +50,9 @@ class Evaluation:
         seed: of the samples.
         console: where progress goes.
         since: ``time.monotonic()`` at the run's (virtual) beginning, for the rows' seconds.
+
+    Raises:
+        UserError: where ``options`` name a measure that there is not, that lacks its weights, or that every report has.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Evaluation:
         self.device = next(model.tokenizer.parameters()).device
         self.precision = precision
         self.others = buckets_of(data)[1:]
+        further.clip_metrics(options["metrics"])
+        self.sets = further.set_recipes(options["metrics"])
 
     def reconstructions(self, step: int) -> None:
         """Encodes and decodes unseen clips; ``step`` is the tokenizer's."""
@@ -125,7 +130,14 @@ class Evaluation:
         distances.see_training(self.data, self._trained_on())
         rule = f"in batches of {self.options['batch_size']}, decoded"
         took = measure.Result(name="samples/seconds", value=self.seconds_a_sample, n=len(pixels), protocol=rule)
-        self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples(), took], step)
+        possible = [name for name in self.options["metrics"] if name not in further.unsuited([name], self.data.shape)]
+        alone = measure.measure_alone(pixels, possible, self.options["batch_size"], self.device)
+        self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples(), *alone, took], step)
+        for name, recipe in self.sets.items():
+            try:
+                self._record(distances.by(name, recipe), step)
+            except UserError as error:
+                self.console.print(f"Without {name} of the samples: {error}", highlight=False)
         for index, name in enumerate(self.data.class_names):
             chosen = pixels[np.flatnonzero(asked.labels == index)[:shown]]
             if len(chosen):
@@ -139,7 +151,7 @@ class Evaluation:
     def _suited(self, shape: Shape) -> list[str]:
         """The measures by name that clips of ``shape`` can have; of the others it is said why not."""
         names = self.options["metrics"]
-        reasons = measure.unsuited(names, shape)
+        reasons = further.unsuited(names, shape)
         for name, reason in reasons.items():
             self.console.print(f"Without {name} of {named(shape)}: {reason}", highlight=False)
         return [name for name in names if name not in reasons]

@@ -19,7 +19,7 @@ from vidgen.config import command_groups
 from vidgen.data.batches import Order, buckets_of, collate, facts, to_video
 from vidgen.data.buckets import AUTO, batch_sizes, listed, named
 from vidgen.errors import UserError
-from vidgen.evaluation.measure import pair_metrics
+from vidgen.evaluation.further import clip_metrics, set_recipes
 from vidgen.latents import Shape
 from vidgen.registry import build, unknown
 from vidgen.routes import fitted, pair
@@ -77,7 +77,8 @@ class Plan:
         self.config, self.seed, self.root = config, config["seed"], Path(config["runs"])
         check_writable(self.root, "runs")
         _check_installed(config["logger"]["name"])
-        pair_metrics(config["evaluation"]["metrics"])  # a typo, or weights that are not here, are told before training
+        clip_metrics(config["evaluation"]["metrics"])  # a typo, or weights that are not here, are told before training
+        set_recipes(config["evaluation"]["metrics"])
         self.device = choose_device(trainer["accelerator"])
         if trainer["compile"] and self.device.type == "cpu":
             _check_compiler()

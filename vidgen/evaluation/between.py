@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from inspect import Parameter, signature
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from vidgen.data.batches import to_video
 from vidgen.errors import UserError
 from vidgen.evaluation.cutting import Pixels
+from vidgen.evaluation.further import Figure, needs_originals, of_sets, set_figures, shown
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import Protocol
 from vidgen.evaluation.sources import Source, batched_by
@@ -123,11 +123,6 @@ def prepared(protocol: Protocol, extractor: Extractor, lpips: str = "") -> tuple
     return protocol.with_extractor(extractor.rule).with_weights(weights), pairs
 
 
-def of_sets(recipe: Mapping[str, Any]) -> bool:
-    """Whether a measure compares two sets of features, and not each clip with its original."""
-    return "extractor" in options(find("metrics", recipe["name"]))
-
-
 def _options(recipe: Mapping[str, Any], lpips: str) -> Mapping[str, Any]:
     """The recipe of a measure with the file that its network's weights are in."""
     return {**recipe, "file": lpips} if lpips and "file" in recipe else recipe
@@ -150,7 +145,7 @@ def compare(real: Source, fake: Source, protocol: Protocol, extractor: Extractor
     for name, recipe in sets.items():
         with _or_without(name, protocol):
             _check_numbers(recipe, real, fake)
-    if any(map(_needs_originals, pairs.values())):
+    if any(map(needs_originals, pairs.values())):
         seen = _look_at_pairs(real, fake, pairs, extractor if sets else None, looking)
     else:
         seen = _look_apart(real, fake, pairs, extractor if sets else None, looking)
@@ -205,11 +200,6 @@ class Seen:
     fake: Tensor
     num_real: int
     num_fake: int
-
-
-def _needs_originals(metric: Any) -> bool:
-    """Whether a measure of videos holds each against another one."""
-    return signature(metric.update).parameters["real"].default is Parameter.empty
 
 
 def _look_apart(real: Source, fake: Source, alone: Mapping[str, Any], extractor: Extractor | None, looking: Looking) -> Seen:
@@ -330,37 +320,25 @@ def _mean(name: str, metric: Any, found: Comparison) -> Result:
 def _measure_set(name: str, recipe: Mapping[str, Any], real: Tensor, fake: Tensor, found: Comparison) -> None:
     """Adds what one measure of distributions says, with its standard error and its value for infinitely many clips."""
     protocol = found.protocol
-    own = options(find("metrics", recipe["name"]))
-    rule = {"ddof": protocol.metric.ddof} if "ddof" in own else {}
-
-    def measured(real: Tensor, fake: Tensor) -> Any:
-        metric = build("metrics", {**recipe, **rule}, extractor=None)
-        metric.update(fake, real=real)
-        return metric
-
-    def add(suffix: str, value: float, interval: tuple[float, float] | None = None) -> None:
-        found.results.append(Result(name=f"fake/{suffix}", value=value, n=len(fake), protocol=found.words, interval=interval))
-
+    rule = {"ddof": protocol.metric.ddof} if "ddof" in options(find("metrics", recipe["name"])) else {}
+    recipe = {**recipe, **rule}
     if protocol.metric.chunk and name == "frechet":
-        size = protocol.metric.chunk
-        starts = range(0, min(len(real), len(fake)) // size * size, size)
-        if not starts:
-            raise UserError(f"{found.fake} and {found.real} have fewer than the {size} clips of one chunk of {protocol.name}.")
-        values = [measured(real[i : i + size], fake[i : i + size]).compute().item() for i in starts]
-        value, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-        add(name, value, interval_95(value, error))
-        return
-    metric = measured(real, fake)
-    if hasattr(metric, "estimate"):
-        estimates = metric.estimate()
-        estimates = estimates if isinstance(estimates, Mapping) else {name: estimates}
-        for suffix, estimate in estimates.items():
-            add(suffix, estimate.value, getattr(estimate, "interval", None))
-            if getattr(estimate, "extrapolated", None) is not None:
-                interval = interval_95(estimate.extrapolated, estimate.extrapolated_error)
-                add(f"{suffix}_extrapolated", estimate.extrapolated, interval)
-        found.warnings += dict.fromkeys(f"{name}: {warning}" for one in estimates.values() for warning in one.warnings)
-        return
-    value = metric.compute()
-    for suffix, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
-        add(suffix, float(one))
+        figures = [_mean_of_chunks(recipe, real, fake, found)]
+    else:
+        figures, warnings = set_figures(name, shown(recipe, fake, real))
+        found.warnings += warnings
+    found.results += [
+        Result(name=f"fake/{one.name}", value=one.value, n=len(fake), protocol=found.words, interval=one.interval)
+        for one in figures
+    ]
+
+
+def _mean_of_chunks(recipe: Mapping[str, Any], real: Tensor, fake: Tensor, found: Comparison) -> Figure:
+    """The mean distance of chunks, one after another, as the protocol has it."""
+    protocol, size = found.protocol, found.protocol.metric.chunk or 0
+    starts = range(0, min(len(real), len(fake)) // size * size, size)
+    if not starts:
+        raise UserError(f"{found.fake} and {found.real} have fewer than the {size} clips of one chunk of {protocol.name}.")
+    values = [shown(recipe, fake[i : i + size], real[i : i + size]).compute().item() for i in starts]
+    value, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return Figure(name="frechet", value=value, interval=interval_95(value, error))

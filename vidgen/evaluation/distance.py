@@ -8,13 +8,18 @@ compares with others by the same protocol, whose hash every figure carries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidgen.data.batches import eval_batches, to_video
 from vidgen.data.folder import Folder
+from vidgen.errors import UserError
+from vidgen.evaluation.further import set_figures, shown
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.protocol import preset
 from vidgen.extractors.motion import Motion
@@ -73,14 +78,42 @@ class Distances:
         """Their distance from unseen clips and from the tokenizer's reconstructions of these, and how many are copies."""
         if not self.possible or not self.path.is_file():
             return []
-        with np.load(self.path, allow_pickle=False) as kept:
-            originals, again = (torch.from_numpy(kept[name]) for name in ("originals", "reconstructions"))
+        originals, again = self._kept()
         samples = torch.cat(self.seen["samples"])
         return [
             *self._results("samples/motion_fd", samples, originals),
             *self._results("samples/motion_fd_reconstructions", samples, again)[:1],
             *self._copies(samples, originals),
         ]
+
+    def by(self, name: str, recipe: Mapping[str, Any]) -> list[Result]:
+        """What a further measure of sets says of the samples against unseen clips.
+
+        Raises:
+            UserError: where clips are too short for the extractor or too few for the measure.
+        """
+        if not self.possible or not self.path.is_file():
+            raise UserError(f"the embedded extractor needs clips of {self.extractor.min_frames} frames or more.")
+        originals, _ = self._kept()
+        samples = torch.cat(self.seen["samples"])
+        metric = replace(self.protocol.metric, measures={name: recipe})
+        rule = f"{replace(self.protocol, metric=metric).label}, {len(originals)} real clips"
+        figures, _ = set_figures(name, shown(recipe, samples, originals))
+        return [
+            Result(
+                name=f"samples/{name}" if one.name == name else f"samples/{name}_{one.name}",
+                value=one.value,
+                n=len(samples),
+                interval=one.interval,
+                protocol=rule,
+            )
+            for one in figures
+        ]
+
+    def _kept(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features of originals and of reconstructions."""
+        with np.load(self.path, allow_pickle=False) as kept:
+            return torch.from_numpy(kept["originals"]), torch.from_numpy(kept["reconstructions"])
 
     def _copies(self, samples: torch.Tensor, originals: torch.Tensor) -> list[Result]:
         """The share of samples nearer to a training clip than nearly all unseen clips are."""

@@ -19,8 +19,8 @@ from vidgen.data.batches import eval_batches, to_pixels, to_video
 from vidgen.data.folder import Folder
 from vidgen.data.worlds import Worlds
 from vidgen.data.worlds.recipe import GROUND
-from vidgen.errors import UserError
 from vidgen.evaluation.flops import Flops
+from vidgen.evaluation.further import clip_metrics, lone_metrics
 from vidgen.hub import Model
 from vidgen.latents import Condition, Latent, Shape
 from vidgen.metrics.codebook_usage import CodebookUsage
@@ -31,7 +31,6 @@ from vidgen.metrics.region_psnr import RegionPSNR, foreground
 from vidgen.metrics.ssim import SSIM, SSIM_WINDOW
 from vidgen.metrics.statistics import NORMAL_95
 from vidgen.protocols import Data
-from vidgen.registry import build, find, options
 
 PSNR_RULE = "mean over frames, RGB, float in [-1, 1]"
 SSIM_RULE = "11x11 Gaussian, sigma 1.5, valid window, RGB"
@@ -120,33 +119,6 @@ class Judge:
         ]
 
 
-def pair_metrics(names: Sequence[str]) -> dict[str, Any]:
-    """The measures ``names`` of ``configs/metric``, built, which are shown every reconstruction with its original.
-
-    Raises:
-        UserError: on an unknown name, or one of a measure that compares sets and not pairs.
-    """
-    recipes = {name: load("metric", name) for name in names}
-    for name, recipe in recipes.items():
-        if "extractor" in options(find("metrics", recipe["name"])):
-            raise UserError(
-                f"'{name}' compares sets of clips and not each with its original: leave it out of evaluation.metrics, and give "
-                f"'vidgen eval real=RUN:test fake=RUN protocol.metric.measures=[{name}]'."
-            )
-    return {name: build("metrics", recipe) for name, recipe in recipes.items()}
-
-
-def unsuited(names: Sequence[str], shape: Shape) -> dict[str, str]:
-    """Those of the measures ``names`` that clips of ``shape`` are too short or too small for, and why."""
-    blank, reasons = torch.zeros(1, 3, *shape), {}
-    for name, metric in pair_metrics(names).items():
-        try:
-            metric.update(blank, blank)
-        except UserError as error:
-            reasons[name] = str(error)
-    return reasons
-
-
 def measure_tokenizer(
     tokenizer: Any,
     data: Data,
@@ -162,10 +134,12 @@ def measure_tokenizer(
 ) -> Measured:
     """Reconstructs ``count`` clips that training has not seen, and measures everything about them in one pass.
 
-    ``metrics`` are further measures of pairs by name; ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
+    ``metrics`` are further measures by name, of which those of sets are left out here; those that need no original are taken of
+    the originals too. ``see`` is shown every batch of ``originals`` and of ``reconstructions``.
     """
     fidelity = _Fidelity(data)
-    added = {name: metric.to(device) for name, metric in pair_metrics(metrics).items()}
+    added = {name: metric.to(device) for name, metric in clip_metrics(metrics).items()}
+    lone = {name: metric.to(device) for name, metric in lone_metrics(metrics).items()}
     usage = CodebookUsage(levels=tokenizer.spec.levels) if tokenizer.spec.levels else None
     originals, again = Judge(data, "originals"), Judge(data, "reconstruction")
     examples: list[tuple[np.ndarray, np.ndarray]] = []
@@ -179,6 +153,8 @@ def measure_tokenizer(
         fidelity.update(back, video)
         for metric in added.values():
             metric.update(back, video)
+        for metric in lone.values():
+            metric.update(video)
         if usage is not None:
             usage.update(latent.ids.cpu())
         pixels = to_pixels(back)
@@ -193,7 +169,8 @@ def measure_tokenizer(
         seen += len(pixels)
     found = Measured(shown={"originals": _joined(a for a, _ in examples), "reconstructions": _joined(b for _, b in examples)})
     found.results += fidelity.results(seen)
-    found.results += [_further(name, metric, seen) for name, metric in added.items()]
+    found.results += [_further(f"reconstruction/{name}", metric, seen) for name, metric in added.items()]
+    found.results += [_further(f"originals/{name}", metric, seen) for name, metric in lone.items()]
     if usage is not None:
         numbers = usage.compute()
         rule = f"{numbers['tokens']:,} {usage.protocol}"
@@ -261,11 +238,11 @@ class _Fidelity:
 
 
 def _further(name: str, metric: Any, count: int) -> Result:
-    """The figure of a further measure of ``count`` reconstructions against their originals."""
-    chosen = ", ".join(f"{key}={value}" for key, value in load("metric", name).items() if key != "name")
+    """The figure of a further measure, called ``subject/measure``, of ``count`` clips."""
+    chosen = ", ".join(f"{key}={value}" for key, value in load("metric", name.partition("/")[2]).items() if key != "name")
     interval = metric.interval() if hasattr(metric, "interval") else None
     said = getattr(metric, "convention", chosen) or None
-    return Result(name=f"reconstruction/{name}", value=float(metric.compute()), n=count, protocol=said, interval=interval)
+    return Result(name=name, value=float(metric.compute()), n=count, protocol=said, interval=interval)
 
 
 def divergence(tokenizer: Any, latent: Latent) -> float:
@@ -375,6 +352,16 @@ def measure_samples(pixels: np.ndarray, asked: Asked, data: Data) -> list[Result
         if (labels == index).any():
             found += [one for one in judge.results(labels == index, f"/{name}") if "_legal" in one.name]
     return found
+
+
+def measure_alone(pixels: np.ndarray, metrics: Sequence[str], batch_size: int, device: torch.device) -> list[Result]:
+    """Those further measures of samples, uint8 (N, T, H, W, 3), that need no original."""
+    lone = {name: metric.to(device) for name, metric in lone_metrics(metrics).items()}
+    for begin in range(0, len(pixels) if lone else 0, batch_size):
+        video = to_video(torch.from_numpy(pixels[begin : begin + batch_size]).to(device))
+        for metric in lone.values():
+            metric.update(video)
+    return [_further(f"samples/{name}", metric, len(pixels)) for name, metric in lone.items()]
 
 
 def nearest_clips(pixels: np.ndarray, data: Data, *, most: int = 2048) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -383,6 +383,11 @@ MEASURES |= {
     "fake/density": Measure("Density", "", "higher", "How many real neighbourhoods a generated clip is in, against expectation."),
     "fake/coverage": Measure("Coverage", "%", "higher", "Real clips with a generated one among their nearest."),
 }
+MEASURES |= {f"samples/{name}": MEASURES[f"fake/{name}"] for name in ("kvd", "jedi")}
+MEASURES |= {
+    f"samples/prdc_{name}": replace(MEASURES[f"fake/{name}"], label=f"{name.capitalize()} (PRDC)")
+    for name in ("precision", "recall", "density", "coverage")
+}
 """What each name of a figure means. Names that are not here are shown too, as they are written."""
 
 
@@ -399,7 +404,7 @@ def measure(name: str) -> Measure:
     if known is None:
         subject, _, rest = name.partition("/")
         what, _, narrow = rest.partition("/")
-        if subject in ("reconstruction", "fake") and what in preset_names("metric"):
+        if subject in (*SUBJECTS, "fake") and what in preset_names("metric"):
             return _narrowed(_added(what), narrow) if narrow else _added(what)
         words = name.replace("/", ": ").replace("_", " ")
         return Measure(words[:1].upper() + words[1:], "", None, "")
