@@ -12,6 +12,7 @@ from records import Origin, Record
 from suite_stats import standard_error
 
 from vidgen.errors import UserError
+from vidgen.evaluation.cells import NOTHING_CHANGES
 from vidgen.evaluation.rows import Row, measure
 
 CHOSEN_BY_THE_TABLE = ("tokenizer", "generator", "data", "seed", "stage", "resume", "reuse", "runs", "logger")
@@ -33,7 +34,8 @@ class Line:
     @property
     def settings(self) -> str:
         """What was typed beside the parts and the seed, as code."""
-        rest = [word for word in command_words(self.origin.command) if word.partition("=")[0] not in CHOSEN_BY_THE_TABLE]
+        known = (*CHOSEN_BY_THE_TABLE, *NOTHING_CHANGES)
+        rest = [word for word in command_words(self.origin.command) if word.partition("=")[0] not in known]
         return " ".join(f"`{word}`" for word in rest if not word.startswith("trainer."))
 
     def text(self, name: str) -> str:

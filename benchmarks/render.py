@@ -40,11 +40,13 @@ from timing import Timing
 
 from vidgen.cli.list import pairs as every_pair
 from vidgen.cli.list import together
-from vidgen.config import GROUPS, config_dir, describe, load
+from vidgen.config import GROUPS, config_dir, describe, load, preset_names
 from vidgen.errors import UserError, did_you_mean
+from vidgen.evaluation.further import needs_originals, of_sets
 from vidgen.evaluation.protocol import preset
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, Row, measure
 from vidgen.metrics import legality
+from vidgen.registry import find
 from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
@@ -416,6 +418,15 @@ def _judged() -> set[str]:
     return {f"{subject}/{name}" for subject in SUBJECTS for name in JUDGED}
 
 
+def _is_lone(name: str) -> bool:
+    """Whether a figure is by name and of clips alone, so that originals, reconstructions and samples may all have one."""
+    subject, _, what = name.partition("/")
+    if subject not in SUBJECTS or what not in preset_names("metric"):
+        return False
+    recipe = load("metric", what)
+    return not of_sets(recipe) and not needs_originals(find("metrics", recipe["name"]))
+
+
 def _own(group: str) -> list[str]:
     """The recipes of a group that are files of this project, whatever packages are installed."""
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
@@ -429,7 +440,7 @@ def _named(name: str) -> str:
     """A measure in words, with what it is of where others are called the same."""
     what, subject = measure(name), name.partition("/")[0]
     same = [other for other in MEASURES if other.partition("/")[0] != subject and MEASURES[other].label == what.label]
-    judged = name in _judged() or name.rpartition("/")[0] in _judged()
+    judged = name in _judged() or name.rpartition("/")[0] in _judged() or _is_lone(name)
     label = f"{SUBJECTS[subject]}: {what.label}" if judged or (same and subject in SUBJECTS) else what.label
     return f"{label[:1].upper()}{label[1:]}"
 
