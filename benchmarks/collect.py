@@ -24,7 +24,7 @@ from records import Origin, Record, append, read, to_lines
 from vidgen.config import flat
 from vidgen.errors import UserError
 from vidgen.evaluation import rows
-from vidgen.evaluation.cells import NOT_OF_THE_RECIPE, costs, tokenizer_name
+from vidgen.evaluation.cells import NOT_OF_THE_RECIPE, NOTHING_CHANGES, costs, tokenizer_name
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +41,13 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
     state = _json(run / "state.json")
     if state.get("status") != "finished":
         raise UserError(f"The run {run} is not finished: repeat its command, which goes on with it, and collect it then.")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    results = [row for row in rows.read(run / "metrics.jsonl") if row.stage == "evaluation"]
+    if again:
+        took = max((row.seconds for row in results), default=0.0)  # the run; how long it was looked at later is no matter
+        results = [replace(row, seconds=took) for row in rows.read(run / again / "metrics.jsonl") if row.stage == "evaluation"]
+    if not results:
+        raise UserError(f"There are no results in {run / (again or '')}: 'vidgen eval run={run} out=eval' makes some in eval.")
+    config = measured_so(_config(run), _config(run / again)["evaluation"]) if again else _config(run)
     environment, names = _json(run / "environment.json"), _json(run / "model" / "config.json")["names"]
     origin = Origin(
         run=run.resolve().name,
@@ -56,13 +62,17 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
         versions=environment["versions"],
         commit=environment["commit"],
     )
-    results = [row for row in rows.read(run / "metrics.jsonl") if row.stage == "evaluation"]
-    if again:
-        took = max((row.seconds for row in results), default=0.0)  # the run; how long it was looked at later is no matter
-        results = [replace(row, seconds=took) for row in rows.read(run / again / "metrics.jsonl") if row.stage == "evaluation"]
-    if not results:
-        raise UserError(f"There are no results in {run / (again or '')}: 'vidgen eval run={run} out=eval' makes some in eval.")
     return [Record(origin=origin, row=row) for row in [*results, *costs(environment, results[-1])]]
+
+
+def measured_so(config: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run as if ``fit`` had measured it by the options ``evaluation``, command and all."""
+    own = config["evaluation"]
+    changed = {name: value for name, value in evaluation.items() if value != own.get(name)}
+    changed = {name: value for name, value in changed.items() if f"evaluation.{name}" not in NOTHING_CHANGES}
+    said = {f"evaluation.{name}": f"evaluation.{name}={'null' if value is None else value}" for name, value in changed.items()}
+    words = [word for word in shlex.split(config["command"]) if word.partition("=")[0] not in said]
+    return {**config, "evaluation": own | changed, "command": shlex.join([*words, *said.values()])}
 
 
 def fingerprint(config: dict[str, Any]) -> str:
@@ -92,6 +102,11 @@ def add(name: str, run: Path, folder: Path = RESULTS, again: str | None = None) 
         return 0
     append(path, found)
     return len(found)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return values
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -171,8 +171,7 @@ class Job:
         if self.sheets:
             sheets.keep(folder / self.config if self.again else folder, self.kept.with_suffix(""), f"{self.config}-{self.seed}")
         found = collect(folder, self.config if self.again else None)
-        command = " ".join([found[0].origin.command, *self.again])
-        origin = replace(found[0].origin, config=self.config, command=command)
+        origin = replace(found[0].origin, config=self.config)
         figures = [record.row for record in found]
         records = [Record(origin=origin, row=row) for row in [*figures, *self._work(folder, figures[-1]), *curves(folder)]]
         with alone(self.kept):

@@ -41,6 +41,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             "tokenizer": config.load("tokenizer", "lfq", {"quantizer": quantizer}) | {"from": None},
             "generator": config.load("generator", "dit"),
             "data": config.load("data", "worlds"),
+            "evaluation": config.load("evaluation", "default"),
             "trainer": {"precision": "auto"},
             "choices": {"tokenizer": "lfq", "generator": "dit", "data": "worlds", "tokenizer/quantizer": quantizer},
             "seed": 0,

@@ -10,6 +10,7 @@ from pathlib import Path
 import collect
 import pytest
 import records
+import yaml
 from figures import RESULTS, result
 
 from vidgen import UserError
@@ -47,6 +48,8 @@ def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp
     run = make_run()
     (run / "eval").mkdir()
     rows.append(run / "eval" / "metrics.jsonl", [result("samples/motion_fd", 7.5, n=256)])
+    own = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "eval" / "config.yaml").write_text(yaml.safe_dump(own | {"command": "vidgen eval"}))
     found = collect.collect(run, again="eval")
     assert found[0].origin == collect.collect(run)[0].origin
     assert (found[0].row.name, found[0].row.value) == ("samples/motion_fd", 7.5)
@@ -54,6 +57,21 @@ def test_a_later_evaluation_takes_the_place_of_the_run_s_own(make_run: Make, tmp
     assert "reconstruction/psnr" not in {record.row.name for record in found}
     with pytest.raises(UserError, match=r"There are no results in .*nothing"):
         collect.collect(run, again="nothing")
+
+
+def test_a_later_evaluation_by_other_options_is_another_recipe(make_run: Make) -> None:
+    """It is called as a run that had been measured so from the beginning; what changes no figure makes no difference."""
+    command = "vidgen fit tokenizer=lfq generator=dit evaluation.steps=10"
+    run = make_run(command=command, evaluation={"steps": 10})
+    (run / "eval").mkdir()
+    rows.append(run / "eval" / "metrics.jsonl", [result("samples/motion_fd", 7.5, n=256)])
+    own = yaml.safe_load((run / "config.yaml").read_text())
+    changes = {"steps": 200, "guidance_scale": None, "metrics": ["kvd"], "shown": 3}
+    (run / "eval" / "config.yaml").write_text(yaml.safe_dump(own | {"evaluation": own["evaluation"] | changes}))
+    found = collect.collect(run, again="eval")[0].origin
+    so = make_run("other", command=command.replace("10", "200"), evaluation={"steps": 200})
+    assert (found.command, found.config) == ((like := collect.collect(so)[0].origin).command, like.config)
+    assert found.config != collect.collect(run)[0].origin.config
 
 
 def test_records_survive_the_file(make_run: Make, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_distances_are_logits(mode: str) -> None:
     ours, theirs = (torch.autograd.grad((y * into).sum(), x, retain_graph=True)[0] for y in (code.z, z))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     uniform = kl_divergence(Categorical(logits=logits), Categorical(torch.ones_like(logits))).mean()
-    torch.testing.assert_close(code.losses["kl"], 5e-4 * uniform)
+    torch.testing.assert_close(code.losses["kl"], 1e-2 * uniform)
     assert torch.equal(quantizer.eval()(x).ids, quantizer.project(x).ids)
 
 

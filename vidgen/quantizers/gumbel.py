@@ -12,7 +12,8 @@ Where accounts differ, and what this does:
   video twice gives different ids. Popular accounts tell of mixtures in use, too; then ids do not tell what the decoder saw.
   Here encoding is deterministic: the most likely code, or, only if ``soft`` is chosen, the mixture.
 - *The divergence's weight.* DALL-E's grows to 6.6 beside a sum over pixels; the taming quantizer says 5e-4 while the model
-  around it sets 1e-8; many do without, which is ``kl_start=0 kl_end=0``. Here it is averaged over cells and is 5e-4, constant.
+  around it sets 1e-8; many do without, which is ``kl_start=0 kl_end=0``. Here it is averaged over cells and falls from 1e-2 to
+  5e-4: with 5e-4 from the beginning small recipes fall to a few codes, with 5e-2 they learn nothing.
 - *The logits.* Others map the encoder's channels to K logits by a 1x1 convolution; here K are what the encoder emits. Or
   (``logits=distance``) the encoder emits a vector as wide as a code, and the logits are its negative squared distances to the
   codes: Takida et al., "SQ-VAE" (2022), section 3.2, whose 1 / (2 sigma^2) is ``scale``, fixed here and learned there. The
@@ -58,8 +59,8 @@ class Gumbel(nn.Module):
         temperature_start: of the softmax over the noisy logits, at the start of training.
         temperature_end: and at its end.
         schedule: from one to the other: ``exponential`` (a line in the logarithm), ``cosine`` (half a wave) or ``linear``.
-        kl_start: weight of KL(softmax(logits) | uniform) in nats, averaged over cells and clips, at the start of training. More
-            of it at first, such as 0.01, keeps a transformer over few cells from falling to one code.
+        kl_start: weight of KL(softmax(logits) | uniform) in nats, averaged over cells and clips, at the start of training. Much
+            of it at first keeps the encoder from falling to a few codes.
         kl_end: and at its end; a line between them.
 
     Raises:
@@ -84,7 +85,7 @@ class Gumbel(nn.Module):
         temperature_start: float = 1.0,
         temperature_end: float = 0.0625,
         schedule: str = "exponential",
-        kl_start: float = 5e-4,
+        kl_start: float = 1e-2,
         kl_end: float = 5e-4,
     ) -> None:
         super().__init__()
