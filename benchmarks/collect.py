@@ -47,7 +47,8 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
         results = [replace(row, seconds=took) for row in rows.read(run / again / "metrics.jsonl") if row.stage == "evaluation"]
     if not results:
         raise UserError(f"There are no results in {run / (again or '')}: 'vidgen eval run={run} out=eval' makes some in eval.")
-    config = measured_so(_config(run), _config(run / again)["evaluation"]) if again else _config(run)
+    own = _config(run)
+    config = measured_so(own, _config(run / again)["evaluation"]) if again else own
     environment, names = _json(run / "environment.json"), _json(run / "model" / "config.json")["names"]
     origin = Origin(
         run=run.resolve().name,
@@ -62,7 +63,10 @@ def collect(run: Path, again: str | None = None) -> list[Record]:
         versions=environment["versions"],
         commit=environment["commit"],
     )
-    return [Record(origin=origin, row=row) for row in [*results, *costs(environment, results[-1])]]
+    found = [*results, *costs(environment, results[-1])]
+    if again and any(config["evaluation"][name] != own["evaluation"][name] for name in ("steps", "guidance_scale")):
+        found = [row for row in found if row.name != "generator/sample_flops"]  # that is of samples as the run drew them
+    return [Record(origin=origin, row=row) for row in found]
 
 
 def measured_so(config: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,8 @@ def test_a_later_evaluation_by_other_options_is_another_recipe(make_run: Make) -
     so = make_run("other", command=command.replace("10", "200"), evaluation={"steps": 200})
     assert (found.command, found.config) == ((like := collect.collect(so)[0].origin).command, like.config)
     assert found.config != collect.collect(run)[0].origin.config
+    of_both = [{record.row.name for record in collect.collect(run, again=again)} for again in ("eval", None)]
+    assert ["generator/sample_flops" in names for names in of_both] == [False, True]  # it was counted of other steps
 
 
 def test_records_survive_the_file(make_run: Make, tmp_path: Path) -> None:

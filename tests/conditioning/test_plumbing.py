@@ -139,4 +139,7 @@ def test_a_model_that_knows_no_labels_is_measured_without(tokenizer: Any) -> Non
     )
     shape = tiny.shape_of(tokenizer)
     model = hub.Model(tokenizer=tokenizer, generator=generator, config={"class_names": ["one", "two"], "shape": list(shape)})
-    assert min(value for name, value in measure.costs(model, shape).items() if name.startswith("generator/")) > 0
+    costs = [measure.costs(model, shape, steps=steps) for steps in (1, 2, 3)]
+    assert min(value for name, value in costs[0].items() if name.startswith("generator/")) > 0
+    one, two, three = (found["generator/sample_flops"] for found in costs)
+    assert three - two == two - one > 0  # of so many steps as samples are drawn in

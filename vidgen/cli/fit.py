@@ -378,7 +378,8 @@ class Fit:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device) / 2**30
-        cost = measure.costs(self._model(self.generator), self.data.shape)
+        how = {name: self.config["evaluation"][name] for name in ("steps", "guidance_scale")}
+        cost = measure.costs(self._model(self.generator), self.data.shape, **how)
         return {
             **environment(),
             "precision": self.plan.precision,

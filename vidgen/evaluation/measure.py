@@ -392,8 +392,8 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
     return pixels[:, :, :h, :w].reshape(n, t, h // 4, 4, w // 4, 4, c).mean(axis=(3, 5), dtype=np.float32)
 
 
-def costs(model: Model, shape: Shape) -> dict[str, float]:
-    """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling."""
+def costs(model: Model, shape: Shape, *, steps: int | None = None, guidance_scale: float | None = None) -> dict[str, float]:
+    """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling (so many steps)."""
     device = next(model.tokenizer.parameters()).device
     video = torch.zeros(1, 3, *shape, device=device)
     found: dict[str, float] = {"tokenizer/parameters": _parameters(model.tokenizer)}
@@ -407,7 +407,7 @@ def costs(model: Model, shape: Shape) -> dict[str, float]:
         found["generator/parameters"] = _parameters(model.generator)
         label = torch.zeros(1, dtype=torch.long, device=device) if model.class_names and "label" in known(model) else None
         with torch.no_grad(), Flops() as counter:
-            model.generator.sample(1, shape, Condition(label=label))
+            model.generator.sample(1, shape, Condition(label=label), steps=steps, guidance_scale=guidance_scale)
         found["generator/sample_flops"] = counter.total
     return found
 
