@@ -42,11 +42,10 @@ from vidgen.cli.list import pairs as every_pair
 from vidgen.cli.list import together
 from vidgen.config import GROUPS, config_dir, describe, load, preset_names
 from vidgen.errors import UserError, did_you_mean
-from vidgen.evaluation.further import needs_originals, of_sets
+from vidgen.evaluation.further import is_lone
 from vidgen.evaluation.protocol import preset
 from vidgen.evaluation.rows import JUDGED, MEASURES, SUBJECTS, Measure, Row, measure
 from vidgen.metrics import legality
-from vidgen.registry import find
 from vidgen.routes import route
 
 ROOT = Path(__file__).parent.parent
@@ -419,12 +418,9 @@ def _judged() -> set[str]:
 
 
 def _is_lone(name: str) -> bool:
-    """Whether a figure is by name and of clips alone, so that originals, reconstructions and samples may all have one."""
+    """Whether a figure is by name and of clips alone."""
     subject, _, what = name.partition("/")
-    if subject not in SUBJECTS or what not in preset_names("metric"):
-        return False
-    recipe = load("metric", what)
-    return not of_sets(recipe) and not needs_originals(find("metrics", recipe["name"]))
+    return subject in SUBJECTS and what in preset_names("metric") and is_lone(load("metric", what))
 
 
 def _own(group: str) -> list[str]:

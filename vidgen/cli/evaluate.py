@@ -130,7 +130,9 @@ class Evaluation:
         distances.see_training(self.data, self._trained_on())
         rule = f"in batches of {self.options['batch_size']}, decoded"
         took = measure.Result(name="samples/seconds", value=self.seconds_a_sample, n=len(pixels), protocol=rule)
-        possible = [name for name in self.options["metrics"] if name not in further.unsuited([name], self.data.shape)]
+        lone = list(further.lone_metrics(self.options["metrics"]))
+        reasons = further.unsuited(lone, self.data.shape)  # told of the reconstructions
+        possible = [name for name in lone if name not in reasons]
         alone = measure.measure_alone(pixels, possible, self.options["batch_size"], self.device)
         self._record([*measure.measure_samples(pixels, asked, self.data), *distances.of_samples(), *alone, took], step)
         for name, recipe in self.sets.items():

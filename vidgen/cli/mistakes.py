@@ -83,6 +83,8 @@ def look(command: str, words: Sequence[str]) -> None:
     with pointing_to_help(command):
         for group, name in choices.items():
             check_choice(group, name, command)
+        if choices.get("experiment"):
+            return  # which may choose other parts than the default
         base = command_recipe(command, choices)
         for key, value in ((key, _value(text)) for key, text in plain if key not in groups):
             check_key(key, value, base, command)

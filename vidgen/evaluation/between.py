@@ -188,7 +188,7 @@ def _check_numbers(recipe: Mapping[str, Any], real: Source, fake: Source) -> Non
     """Refuses sources that cannot give a measure of distributions its clips, before any is looked at."""
     least = build("metrics", recipe, extractor=None).least
     for source in (real, fake):
-        if source.most is not None and source.most < least:
+        if source.most and source.most < least:  # one that gives none says why itself
             raise UserError(too_few(least, f"{source.name} gives {source.most}"))
 
 

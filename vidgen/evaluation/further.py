@@ -29,8 +29,13 @@ def of_sets(recipe: Mapping[str, Any]) -> bool:
 
 
 def needs_originals(metric: Any) -> bool:
-    """Whether a measure of clips holds each against another one."""
+    """Whether a measure of clips, built or its class, holds each against another one."""
     return signature(metric.update).parameters["real"].default is Parameter.empty
+
+
+def is_lone(recipe: Mapping[str, Any]) -> bool:
+    """Whether a measure looks at each clip by itself, so that originals, reconstructions and samples may all have it."""
+    return not of_sets(recipe) and not needs_originals(find("metrics", recipe["name"]))
 
 
 def clip_metrics(names: Sequence[str]) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def clip_metrics(names: Sequence[str]) -> dict[str, Any]:
 
 def lone_metrics(names: Sequence[str]) -> dict[str, Any]:
     """Those of :func:`clip_metrics` that need no original."""
-    return {name: metric for name, metric in clip_metrics(names).items() if not needs_originals(metric)}
+    return {name: build("metrics", recipe) for name in names if is_lone(recipe := load("metric", name))}
 
 
 def set_recipes(names: Sequence[str]) -> dict[str, dict[str, Any]]:

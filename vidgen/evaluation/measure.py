@@ -392,8 +392,13 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
     return pixels[:, :, :h, :w].reshape(n, t, h // 4, 4, w // 4, 4, c).mean(axis=(3, 5), dtype=np.float32)
 
 
-def costs(model: Model, shape: Shape, *, steps: int | None = None, guidance_scale: float | None = None) -> dict[str, float]:
-    """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling (so many steps)."""
+def costs(
+    model: Model, shape: Shape, *, steps: int | None = None, guidance_scale: float | Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Parameters of each part, and floating-point operations of one clip's encoding, decoding and sampling.
+
+    A clip is sampled in ``steps`` and guided by ``guidance_scale``, as the generator does by itself where they are None.
+    """
     device = next(model.tokenizer.parameters()).device
     video = torch.zeros(1, 3, *shape, device=device)
     found: dict[str, float] = {"tokenizer/parameters": _parameters(model.tokenizer)}
