@@ -209,7 +209,9 @@ def _by_rate(own: Sequence[Run], name: str) -> str:
 
 def compression() -> Outcome:
     """Whether a stride of 4x8x8 loses little PSNR beside the finest that the same tokenizer was trained with on the same data."""
-    found = [("", run) for run in runs(read(rates.RESULTS))] + [("suite compression, ", run) for run in _runs("compression")]
+    found = [("", run) for run in runs(read(rates.RESULTS))]
+    # Of the same tokenizer the run with a generator comes last and takes the other's place.
+    found += [("in suites, ", run) for name in ("rates", "compression") for run in _runs(name)]
     groups: dict[str, dict[tuple[int, ...], dict[int, Run]]] = {}
     for where, run in found:
         stride = _stride(run)

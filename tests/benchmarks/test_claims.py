@@ -174,6 +174,14 @@ def test_compression_compares_seeds_with_themselves_and_with_the_finest_stride(p
     assert "1x4x4 to 4x8x8: 0.50 dB less (0.25 to 0.75)" in outcome.votes[0].found  # 4.303 * 0.1 / sqrt(3)
 
 
+def test_a_tokenizer_of_two_suites_is_weighed_once(put: Put) -> None:
+    made = [*strided(30.0), *strided(29.5, "4,8,8")]
+    put("rates", made)
+    (alone,) = claims.compression().votes
+    put("compression", made)
+    assert list(claims.compression().votes) == [alone]
+
+
 def test_generation_is_held_against_reconstruction_within_each_generator(put: Put) -> None:
     put("cpu", list(grid()))
     outcome = claims.reconstruction_and_generation()
