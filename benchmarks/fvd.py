@@ -1,6 +1,6 @@
 """Takes the FVD that ``vidgen eval`` has measured of a suite's runs, with weights from elsewhere, into the suite's results.
 
-    vidgen eval real=RUN:test fake=RUN protocol=run extractor=i3d-styleganv extractor.path=FILE out=fvd
+    vidgen eval real=RUN:test fake=RUN protocol=run protocol.metric.ddof=0 extractor=i3d-styleganv extractor.path=FILE out=fvd
     python benchmarks/fvd.py SUITE fvd
 
 The first is given once for each run, and its folder (``out=``) grows by a comparison each time; the second may be given at any

@@ -232,7 +232,12 @@ def _figures(row: Timing) -> list[str]:
 def _ratio(row: Timing) -> str:
     if row.ratio is None:
         return ""
-    return f"{row.ratio:.2f}" + (f" ({row.quartiles[0]:.2f}–{row.quartiles[1]:.2f})" if row.quartiles else "")
+    return _times(row.ratio) + (f" ({_times(row.quartiles[0])}–{_times(row.quartiles[1])})" if row.quartiles else "")
+
+
+def _times(ratio: float) -> str:
+    """Two decimals, or the first digit of what has none there."""
+    return f"{ratio:.2f}" if ratio >= 0.005 else f"{ratio:.1g}"
 
 
 def _rounded(value: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import suite_stats
 from collect import portable
-from lines import command_words, one_protocol_each, protocol_label, provenance
+from lines import command_words, cores, one_protocol_each, protocol_label, provenance
 from lines import table as markdown_table
 from records import BASELINE, Origin, Record
 from suite import STAGES, Suite
@@ -71,7 +71,9 @@ FVD_COMMANDS = {
 }
 """By suite, where a published protocol is followed."""
 
-FVD_COMMAND = "vidgen eval real=RUN:test fake=RUN protocol=run extractor=i3d-styleganv extractor.path=FILE out=fvd"
+FVD_COMMAND = (
+    "vidgen eval real=RUN:test fake=RUN protocol=run protocol.metric.ddof=0 extractor=i3d-styleganv extractor.path=FILE out=fvd"
+)
 
 
 @dataclass(frozen=True)
@@ -389,7 +391,7 @@ CONDITIONS: dict[str, Callable[[Origin], str]] = {
     "torch {}": lambda origin: origin.versions.get("torch", "unknown"),
     "run on {}": lambda origin: (
         " with ".join(str(part) for part in (origin.hardware.get("gpu"), origin.hardware.get("cpu")) if part)
-        + f" ({origin.hardware.get('cores')} cores)"
+        + f" ({cores(origin.hardware)})"
     ),
 }
 """What runs share beside the recipe."""
@@ -501,7 +503,7 @@ def _fill(suite: Suite, found: Sequence[Entry], columns: Sequence[str]) -> str:
     return f"{FVD_COMMANDS.get(suite.name, FVD_COMMAND)}\npython benchmarks/fvd.py {suite.name} fvd"
 
 
-FILL = "FVD needs weights that are not part of this project. Who has them fills its column, a run (RUN) at a time, by"
+FILL = "FVD needs weights that are not part of this project. If you have them, fill the column, a run (RUN) at a time, by"
 
 
 # Markdown ---------------------------------------------------------------------------------------------------------------

@@ -81,13 +81,13 @@ def test_readings_of_a_suite_decide_nothing_of_speed(put: Put) -> None:
 def test_a_verdict_on_few_pairs_is_one_so_far(tmp_path: Path, pairs: int, words: str) -> None:
     timed(tmp_path, ("maskgit, 8 steps against ar", 2.0, 1.5, 2.5), pairs=pairs)
     assert claims.faster("maskgit", "ar").words == words
-    assert f"| MaskGIT samples faster than an autoregressive model | {words} |" in claims.page()
+    assert f"| MaskGIT in 8 steps samples faster than an autoregressive model | {words} |" in claims.page()
 
 
 def test_what_a_trunk_is_given_is_told_where_dit_is_timed() -> None:
     """The rule's words are those of the recipe that is timed."""
     assert claims.sampling.RECIPES["dit"][2]["patch"] == [1, 2, 2]
-    assert "DiT has patches of 1x2x2" in claims.FASTER and "a quarter of the tokens" in claims.FASTER
+    assert "DiT has patches of 1x2x2" in claims.PATCHED and "a quarter of the tokens" in claims.PATCHED
 
 
 @pytest.mark.parametrize(("exponent", "noise", "verdict"), [(-0.1, 0.001, "yes"), (0.1, 0.001, "no"), (0.0, 0.05, "undecided")])

@@ -342,7 +342,7 @@ def test_fvd_stands_empty_with_its_command_until_it_is_filled() -> None:
     found = all_records(of)
     text = suite_tables.markdown(suite_tables.of(of, found))
     assert {row["FVD"] for row in cells(of, found)} == {""}
-    assert "vidgen eval real=RUN:test fake=RUN protocol=run extractor=i3d-styleganv extractor.path=FILE out=fvd" in text
+    assert "fake=RUN protocol=run protocol.metric.ddof=0 extractor=i3d-styleganv extractor.path=FILE out=fvd" in text
     assert "python benchmarks/fvd.py tiny fvd" in text
     found += [record(cell.words, 0, "samples/fvd", 200.0, protocol="run+@abcdabcd") for cell in of.cells]
     assert {row["FVD"] for row in cells(of, found)} == {"200"}

@@ -116,7 +116,7 @@ PUBLISHED = {
     "ucf101-class-128": ("train", 16, "random", 2048, 2048, 1, "torch", "truncate", UCF),
     "ucf101-class-128-magvit": ("train", 16, "repeated", 10000, 10000, 1, "tf1", "none", UCF),
     "ucf101-larp": ("train", 16, "all", 10000, 10000, 0, "torch", "none", UCF),
-    "ucf101-rfvd": ("test", 17, "random", 3783, 3783, 1, "torch", "truncate", UCF),
+    "ucf101-rfvd": ("test", 17, "random", 3783, 3783, 1, "torch", "truncate", {**UCF, "height": 256, "width": 256}),
     "k600-prediction": ("val", 16, "random", 50000, 50000, 1, "tf1", "none", {"height": 64, "context": 5}),
     "bair-prediction": ("test", 16, "first", 256, 25600, 1, "tf1", "none", {"height": 64, "context": 1}),
     "bair-prediction-debiased": ("test", 16, "every", 256 * 15, 25600, 1, "tf1", "none", {"height": 64, "context": 1}),

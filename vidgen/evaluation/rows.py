@@ -252,8 +252,8 @@ JUDGED = {
     "action_error": Measure("Action error", "px", "lower", "How far the moves are from what the actions ask."),
     "coverage": Measure("Coverage", "%", None, "Bins of pairs of factors that hold an object: as in the originals is right."),
     **{
-        f"coverage_{factor}": Measure(f"Coverage, {factor}", "%", None, f"Bins of the {factor} that hold an object.")
-        for factor in ("color", "shape", "size", "speed", "position")
+        f"coverage_{factor}": Measure(f"Coverage, {words}", "%", None, f"Bins of the {words} that hold an object.")
+        for factor, words in (("color", "colour"), *((name, name) for name in ("shape", "size", "speed", "position")))
     },
     "travel": Measure("Distance travelled", "px", None, "How far an object moves in a clip; as in the originals is right."),
 }
