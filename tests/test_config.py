@@ -34,14 +34,16 @@ MADE_BY_CODE = {"class_accuracy", "codebook_usage", "controllability", "factors"
 
 @pytest.mark.parametrize(("group", "name"), RECIPES)
 def test_names_are_files(group: str, name: str) -> None:
-    assert config.load(group, name)["name"] in registry.parts(config.KIND_OF[group])
+    kind = config.KIND_OF[group]
+    assert config.load(group, name)["name"] in {*registry.parts(kind), *registry.plugins(kind)}
 
 
 @pytest.mark.parametrize("kind", config.GROUPS)
 def test_every_part_has_a_recipe(kind: str) -> None:
     group = config.GROUPS[kind]
     without = MADE_BY_CODE if kind == "metrics" else set()
-    assert {config.load(group, name)["name"] for name in config.preset_names(group)} == set(registry.parts(kind)) - without
+    named = {config.load(group, name)["name"] for name in config.preset_names(group)}
+    assert named - set(registry.plugins(kind)) == set(registry.parts(kind)) - without
 
 
 def _with_part(group: str) -> str | None:
