@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from collect import fingerprint
 from compare_tokenizers import h264
-from records import BASELINE, Origin, Record, append, read
+from records import BASELINE, Origin, Record, append, done
 from suite import Suite
 
 from vidgen.cli.compose import compose
@@ -32,28 +33,31 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
     config = compose("fit", words)
     shared = {"data": config["data"], "evaluation": config["evaluation"]}
     code = fingerprint(shared)
-    known = {record.origin.config for record in read(suite.results) if record.origin.run == BASELINE}
-    if code in known:
+    if (code, 0) in done(suite.results):
         return
     print("baselines: H.264 and training clips", flush=True)
     data: Data = build("data", config["data"])
     found = environment()
     trained_on = config["generator"]["training"]["clips"] or data.size("train")
-    for name, results in measured(data, config["evaluation"], trained_on):
-        origin = Origin(
-            run=BASELINE,
-            command="",
-            tokenizer=name,
-            generator=None,
-            data=config["choices"]["data"],
-            config=code,
-            seed=0,
-            precision="8 bit",
-            hardware=found["hardware"],
-            versions=found["versions"],
-            commit=found["commit"],
-        )
-        append(suite.results, [Record(origin=origin, row=_row(result)) for result in results])
+    origin = Origin(
+        run=BASELINE,
+        command="",
+        tokenizer="",
+        generator=None,
+        data=config["choices"]["data"],
+        config=code,
+        seed=0,
+        precision="8 bit",
+        hardware=found["hardware"],
+        versions=found["versions"],
+        commit=found["commit"],
+    )
+    records = [
+        Record(origin=replace(origin, tokenizer=name), row=_row(result))
+        for name, results in measured(data, config["evaluation"], trained_on)
+        for result in results
+    ]
+    append(suite.results, records, once=True)
 
 
 def measured(data: Data, options: Mapping[str, Any], trained_on: int) -> Iterator[tuple[str, list[Result]]]:

@@ -6,8 +6,10 @@ left out; beside them stands, once, where they come from. ``schema`` is raised w
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row
+from vidgen.files import replacing
 
 SCHEMA = 2
 
@@ -103,10 +106,32 @@ def read(path: Path) -> list[Record]:
     return records
 
 
-def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records to a file, made when absent; a kill leaves it as it was."""
+def append(path: Path, records: Sequence[Record], *, once: bool = False) -> None:
+    """Add records to a file, made when absent; a kill leaves it as it was, and of several writers none is lost.
+
+    ``once`` adds nothing where the file has figures of the first record's recipe and seed.
+    """
+    with alone(path):
+        if once and (records[0].origin.config, records[0].origin.seed) in done(path):
+            return
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        with replacing(path) as fresh:
+            fresh.write_text(before + "".join(f"{line}\n" for line in to_lines(records)), encoding="utf-8")
+
+
+def done(path: Path) -> set[tuple[str, int]]:
+    """Recipes and seeds whose figures are there."""
+    return {(record.origin.config, record.origin.seed) for record in read(path)}
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Nobody else is at ``path`` meanwhile; without ``wait``, False where somebody is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(before + "".join(f"{line}\n" for line in to_lines(records)), encoding="utf-8")
-    fresh.replace(path)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -19,15 +19,14 @@ anywhere: the same command goes on with it. A run whose figures are in the resul
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -40,16 +39,17 @@ import sheets
 import suite as suites
 import work
 import yaml
-from collect import collect, fingerprint
+from collect import FOLDERS, collect, fingerprint
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from records import Record, append, read
+from records import Record, alone, append, done, read
 from suite import Cell, Suite
 
 from vidgen.cli.compose import compose
 from vidgen.cli.progress import clock
-from vidgen.errors import UserError
+from vidgen.errors import UserError, did_you_mean
 from vidgen.evaluation import rows
+from vidgen.evaluation.cells import NOT_OF_THE_RECIPE
 from vidgen.routes import fitted
 from vidgen.runs import STATE, run_folders
 
@@ -83,7 +83,7 @@ class Job:
         logs: where what it says is written to.
         kept: the suite's results, which its figures are added to; None for a tokenizer that others wait for.
         sheets: whether its samples are kept beside them.
-        flops: of a step of each stage.
+        cost: of a step of each stage (``work.costs``).
         seconds: that it will take, about.
         threads: that it may use; 0 for all.
         until: when it is asked to stop, in seconds since 1970.
@@ -99,7 +99,7 @@ class Job:
     logs: Path
     kept: Path | None
     sheets: bool
-    flops: Mapping[str, float]
+    cost: work.Cost
     seconds: float
     threads: int
     until: float | None
@@ -115,11 +115,34 @@ class Job:
         return self.log.with_suffix(".failed")
 
     def __call__(self) -> int:
-        """Trains and measures, unless that is done, and keeps the figures: 0, or the exit status of what failed."""
+        """Trains and measures, unless that is done or under way elsewhere, and keeps the figures.
+
+        Returns 0, or the exit status of what failed, which never ends the runs beside it.
+        """
         if self.until is not None and time.time() > self.until:
             return STOPPED
-        begin, folder = time.monotonic(), self.finished()
-        self.logs.mkdir(parents=True, exist_ok=True)
+        begin = time.monotonic()
+        with alone(self.logs / f"{self.config}-{self.seed}", wait=False) as ours:
+            if not ours:
+                print(f"{self.name}: another process is at it", flush=True)
+                return 0
+            if self.kept is not None and (self.config, self.seed) in done(self.kept):
+                return 0  # since this process looked
+            try:
+                status = self._run()
+            except Exception:
+                status = 1
+                with self.log.open("a", encoding="utf-8") as out:
+                    traceback.print_exc(file=out)
+            if status not in (0, STOPPED):
+                lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+                self.failure.write_text("\n".join(lines[-TAIL:]) + "\n", encoding="utf-8")
+        said = {0: "done", STOPPED: "stopped"}.get(status, "FAILED")
+        print(f"{self.name}: {said} after {clock(time.monotonic() - begin)}", flush=True)
+        return status
+
+    def _run(self) -> int:
+        folder = self.finished()
         status = 0 if folder else self._do(FIT, [*self.words, f"seed={self.seed}", f"runs={self.root}"])
         folder = folder or self.finished()
         if status == 0 and self.again:
@@ -129,11 +152,6 @@ class Job:
         if status == 0:
             self._keep(folder)
             self.failure.unlink(missing_ok=True)
-        elif status != STOPPED:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            self.failure.write_text("\n".join(lines[-TAIL:]) + "\n", encoding="utf-8")
-        said = {0: "done", STOPPED: "stopped"}.get(status, "FAILED")
-        print(f"{self.name}: {said} after {clock(time.monotonic() - begin)}", flush=True)
         return status
 
     def finished(self) -> Path | None:
@@ -174,35 +192,20 @@ class Job:
         origin = replace(found[0].origin, config=self.config)
         figures = [record.row for record in found]
         records = [Record(origin=origin, row=row) for row in [*figures, *self._work(folder, figures[-1]), *curves(folder)]]
-        with alone(self.kept):
-            if (self.config, self.seed) not in done(self.kept):
-                append(self.kept, records)
+        append(self.kept, records, once=True)
 
     def _work(self, folder: Path, like: rows.Row) -> Iterator[rows.Row]:
-        """The operations of training, as rows like all others."""
+        """The operations and the tokens of training, as rows like all others."""
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        for stage, flops in self.flops.items():
-            total = float(flops * config[stage]["training"]["steps"])
-            yield replace(like, name=f"{stage}/train_flops", value=total, protocol=None, n=None, interval=None)
+        for stage, of_a_step in self.cost.items():
+            for kind in ("flops", "tokens"):
+                total = float(of_a_step[kind] * config[stage]["training"]["steps"])
+                yield replace(like, name=f"{stage}/train_{kind}", value=total, protocol=None, n=None, interval=None)
 
 
 def curves(folder: Path) -> list[rows.Row]:
     """What validation found in the course of a run's training: PSNR of a tokenizer, the loss of a generator."""
     return [row for row in rows.read(folder / "metrics.jsonl") if row.stage != "evaluation" and row.split == "val"]
-
-
-def done(results: Path) -> set[tuple[str, int]]:
-    """Recipes and seeds whose figures are there."""
-    return {(record.origin.config, record.origin.seed) for record in read(results)}
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Nobody else adds to ``path`` meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # All runs ---------------------------------------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ class Grid:
             logs=self.root / "suites" / self.suite.name,
             kept=self.suite.results,
             sheets=self.suite.sheets,
-            flops={stage: of_a_step["flops"] for stage, of_a_step in cost.items()},
+            cost=cost,
             seconds=mean(took.values()) if took else sum(count * cost[stage]["seconds"] for stage, count in counts.items()),
             threads=self.suite.threads,
             until=self.until,
@@ -249,13 +252,27 @@ def some(suite: Suite, only: Sequence[str]) -> Suite:
     """The suite with those of its runs whose names begin with one of ``only``, or with all of them for none.
 
     Raises:
-        UserError: where there are none.
+        UserError: for one of them with which no name begins.
     """
-    cells = tuple(cell for cell in suite.cells if not only or cell.name.startswith(tuple(only)))
-    if not cells:
-        known = ", ".join(cell.name for cell in suite.cells)
-        raise UserError(f"No run of {suite.name} has a name that begins with {' or '.join(only)}: there are {known}.")
-    return replace(suite, cells=cells)
+    names = [cell.name for cell in suite.cells]
+    for begin in only:
+        if not any(name.startswith(begin) for name in names):
+            raise UserError(
+                f"No run of {suite.name} has a name that begins with {begin}.{did_you_mean(begin, names)} There are "
+                f"{', '.join(names)}."
+            )
+    return replace(suite, cells=tuple(cell for cell in suite.cells if not only or cell.name.startswith(tuple(only))))
+
+
+def check_options(words: Sequence[str]) -> None:
+    """Refuses options that would make other runs than the suite's, whose figures would stand in its table all the same."""
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in FOLDERS and key.partition(".")[0] not in NOT_OF_THE_RECIPE:
+            raise UserError(
+                f"{word} would make other runs than the suite's: for those write a yaml of your own beside it in "
+                "benchmarks/suites. Only options of the machine (trainer.workers=8) and where data lies (data.path=...) go here."
+            )
 
 
 @cache
@@ -309,9 +326,11 @@ def run(jobs: Sequence[Job], words: Sequence[str]) -> dict[str, int]:
     side_by_side = any(word.startswith("hydra/launcher=") for word in words)
     for seed in dict.fromkeys(job.seed for job in jobs):
         some = [job for job in jobs if job.seed == seed]
+        first = list({job.trained: job for job in reversed(some)}.values())[::-1] if side_by_side else some
         if side_by_side:
             launch(tokenizers(some), words)
-        status |= dict(zip([job.name for job in some], launch(some, words), strict=True))
+        for those in (first, [job for job in some if job not in first]):  # what is measured again is trained once
+            status |= dict(zip([job.name for job in those], launch(those, words), strict=True))
     return status
 
 
@@ -346,9 +365,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="stop after so many")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders lie")
     given = parser.parse_intermixed_args(arguments)
+    given.words += [word for word in given.only if "=" in word]
+    given.only = [name for name in given.only if "=" not in name]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         if given.suite is None:
+            if given.only:
+                raise UserError(f"No suite is named: put it before --only, as in 'run.py cpu --only {given.only[0]}'.")
             print("\n".join(f"{name:<18} {suites.load(name).title}" for name in suites.names()))
             return 0
         return _main(given)
@@ -365,7 +388,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(given: argparse.Namespace) -> int:
     until = None if given.minutes is None else time.time() + 60 * given.minutes
     launcher = [word for word in given.words if word.startswith(("hydra/", "hydra."))]
-    suite = suites.with_words(suites.load(given.suite), [word for word in given.words if word not in launcher])
+    words = [word for word in given.words if word not in launcher]
+    suite = suites.with_words(suites.load(given.suite), words)
+    if not given.dry_run:
+        check_options(words)
     grid = Grid(some(suite, given.only), given.runs, until)
     jobs = grid.jobs()
     print(plan(grid, jobs), flush=True)

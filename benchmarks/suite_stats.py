@@ -15,6 +15,7 @@ Source: Fisher, "The Design of Experiments" (1935), section 21.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -61,9 +62,13 @@ def marks(rows: Sequence[Mapping[int, float]], better: Better | None, text: Call
         rows: of each row, its figures by seed; those that are not finite do not count.
         better: the direction; without one nothing is marked.
         text: how a mean is printed. What is printed alike is equally good, and of a column that is all alike none is the best.
+
+    Where rows have unlike seeds, the best is that of the seeds that most rows have, and a row that lacks one of these is not held
+    against the others: one seed more or less is luck.
     """
     found = [finite(row) for row in rows]
-    means = [fmean(row.values()) if row else None for row in found]
+    seeds = _compared(found)
+    means = [fmean(row[seed] for seed in seeds) if seeds and row.keys() >= seeds else None for row in found]
     printed = [None if mean is None else text(mean) for mean in means]
     there = [mean for mean in means if mean is not None]
     if better is None or all(one == other for one, other in pairwise(word for word in printed if word is not None)):
@@ -71,6 +76,13 @@ def marks(rows: Sequence[Mapping[int, float]], better: Better | None, text: Call
     sign = 1 if better == "lower" else -1
     best = means.index(min(there, key=lambda mean: sign * mean))
     return ["best" if word == printed[best] else _close(row, found[best], sign) for row, word in zip(found, printed, strict=True)]
+
+
+def _compared(rows: Sequence[Mapping[int, float]]) -> set[int]:
+    """The seeds that most of the rows have that have any."""
+    there = [row for row in rows if row]
+    counts = Counter(seed for row in there for seed in row)
+    return {seed for seed, count in counts.items() if 2 * count > len(there)}
 
 
 def _close(row: Mapping[int, float], best: Mapping[int, float], sign: int) -> Mark:

@@ -8,10 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
+import baselines
 import lines
 import made_suites
 import numpy as np
@@ -24,10 +28,12 @@ import work
 import yaml
 from collect import fingerprint
 from footage import write
+from suite_records import record
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidgen.config import load, names
 from vidgen.errors import UserError
+from vidgen.evaluation.measure import Result
 from vidgen.evaluation.pictures import cut
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +57,10 @@ YAML = {
     "seeds": [0, 1],
     "sheets": True,
 }
+STEP = {"flops": 1.0, "tokens": 1.0, "clips": 1.0, "seconds": 1.0}
+COST = {"tokenizer": STEP, "generator": STEP | {"trunk": 1.0}}
+"""What a step of anything costs where that does not matter."""
+
 Make = Callable[..., suites.Suite]
 
 
@@ -221,7 +231,9 @@ def test_a_suite_runs_and_is_done(make_suite: Make, tmp_path: Path) -> None:
     assert {"reconstruction/psnr", "samples/motion_fd", "samples/memorised", "samples/seconds", "generator/train_flops"} <= names
     assert {record.origin.config for record in found} == {job.config}
     values = {record.row.name: record.row.value for record in found}
-    assert values["generator/train_flops"] == 4 * grid.costs[suite.cells[0].recipe]["generator"]["flops"]
+    spent = grid.costs[suite.cells[0].recipe]["generator"]
+    assert values["generator/train_flops"] == 4 * spent["flops"]
+    assert values["generator/train_tokens"] == 4 * spent["tokens"]
     curves = {(record.row.stage, record.row.name, record.row.step) for record in found if record.row.split == "val"}
     assert {("tokenizer", "reconstruction/psnr", 3), ("generator", "loss/validation", 4)} <= curves
     samples = np.load(next(tmp_path.glob("runs/*/samples/samples.npy")))
@@ -255,7 +267,7 @@ def test_hydras_launcher_does_jobs_side_by_side(make_suite: Make, make_run: Call
             logs=tmp_path / "logs",
             kept=suite.results,
             sheets=False,
-            flops={"generator": 2.0},
+            cost={"generator": {"flops": 2.0, "tokens": 3.0}},
             seconds=1.0,
             threads=1,
             until=None,
@@ -371,8 +383,84 @@ def test_a_signal_to_the_suite_stops_the_run_under_way(make_suite: Make, tmp_pat
 
 
 def test_a_wrong_name_of_a_run_is_answered_with_those_there_are(make_suite: Make) -> None:
-    with pytest.raises(UserError, match="begins with vq: there are lfq-dit-0, lfq-maskgit-0"):
-        run.some(make_suite(seeds=[0]), ["vq"])
+    for asked in (["vq"], ["lfq-dit", "vq"]):
+        with pytest.raises(UserError, match=r"begins with vq\..* There are lfq-dit-0, lfq-maskgit-0"):
+            run.some(make_suite(seeds=[0]), asked)
+
+
+def test_options_after_the_names_are_options(
+    make_suite: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = make_suite(seeds=[0])
+    monkeypatch.setattr(suites, "load", lambda name: suite)
+    assert run.main(["tiny", "--only", "lfq-dit", "data.objects=5"]) == 2
+    assert "data.objects=5 would make other runs than the suite's" in capsys.readouterr().err
+    assert run.main(["--only", "lfq-dit", "tiny"]) == 2
+    assert "run.py cpu --only lfq-dit" in capsys.readouterr().err
+    run.check_options(["trainer.workers=8", "data.path=UCF-101", "logger=csv"])
+
+
+def test_an_error_of_ours_is_one_run_that_failed(
+    make_suite: Make, fake: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs beside it go on, and what happened is kept like any other failure."""
+    monkeypatch.setattr(work, "trial", lambda words: COST)
+    jobs = run.Grid(make_suite(seeds=[0]), tmp_path / "runs").jobs()
+    fake("")
+
+    def keep(job: run.Job, folder: Path | None) -> None:
+        if job.name == "lfq-dit-0":
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(run.Job, "_keep", keep)
+    assert run.run(jobs, []) == {"lfq-dit-0": 1, "lfq-maskgit-0": 0}
+    assert "the disk is full" in jobs[0].failure.read_text() and not jobs[1].failure.exists()
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(
+    make_suite: Make, fake: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "trial", lambda words: COST)
+    job, _ = run.Grid(make_suite(seeds=[0]), tmp_path / "runs").jobs()
+    fake(f"open({str(tmp_path / 'tried')!r}, 'a').write('x')")
+    with records.alone(job.logs / f"{job.config}-{job.seed}", wait=False) as ours:
+        assert ours and job() == 0
+        assert not (tmp_path / "tried").exists()
+
+
+def test_of_several_writers_none_loses_a_figure(tmp_path: Path) -> None:
+    path, each = tmp_path / "results.jsonl", 20
+
+    def write(seed: int) -> None:
+        for number in range(each):
+            records.append(path, [record(("tokenizer=lfq",), 100 * seed + number, "samples/motion_fd", 1.0)])
+
+    writers = [Thread(target=write, args=(seed,)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(records.read(path)) == 4 * each
+    records.append(path, [record(("tokenizer=lfq",), 0, "samples/motion_fd", 2.0)], once=True)
+    assert len(records.read(path)) == 4 * each
+
+
+def test_baselines_are_kept_all_or_none(make_suite: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = make_suite(seeds=[0])
+    made = [(name, [Result(name="reconstruction/psnr", value=30.0, n=8, protocol="p")]) for name in ("one", "two")]
+
+    def stopped(*given: Any) -> Iterator[tuple[str, list[Result]]]:
+        yield made[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(baselines, "build", lambda kind, recipe: SimpleNamespace(size=lambda split: 8))
+    monkeypatch.setattr(baselines, "measured", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        baselines.keep(suite, suite.cells[0].words)
+    monkeypatch.setattr(baselines, "measured", lambda *given: iter(made))
+    for _ in range(2):
+        baselines.keep(suite, suite.cells[0].words)
+    assert [record.origin.tokenizer for record in records.read(suite.results)] == ["one", "two"]
 
 
 @pytest.mark.slow

@@ -78,6 +78,14 @@ def test_rows_without_a_value_are_passed_over() -> None:
     assert marks(found, "lower", two_digits) == ["", "best", "", ""]
 
 
+def test_one_seed_more_is_no_merit() -> None:
+    """Rows that are equal at the seeds that both have; the row with one seed more would be ahead by its mean."""
+    assert marks(rows([2.0, 4.0, 0.0], [2.0, 4.0], [2.0, 4.0]), "lower", two_digits) == ["", "", ""]
+    assert marks(rows([2.0, 4.0, 0.0], [2.0, 3.0], [2.0, 4.0]), "lower", two_digits) == ["", "best", ""]
+    assert marks([{0: 2.0, 1: 4.0}, {0: 2.0, 1: 3.0}, {1: 1.0}], "lower", two_digits) == ["", "best", ""]  # lacks a seed of most
+    assert marks([{0: 2.0}, {1: 1.0}], "lower", two_digits) == ["", ""]  # nothing to hold against each other
+
+
 def test_from_five_seeds_on_what_is_not_significantly_worse_is_marked_too() -> None:
     best = [1.0, 2.0, 3.0, 4.0, 5.0]
     always = [value + 0.1 for value in best]  # worse at every seed: 1 in 32

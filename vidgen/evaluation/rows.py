@@ -364,6 +364,7 @@ MEASURES: dict[str, Measure] = {
         for name, unit, meaning in (
             ("seconds", "s", "Wall time of the steps."),
             ("flops", "FLOPs", "Floating-point operations of all forward and backward passes."),
+            ("tokens", "", "Cells of latents that were trained on, in all steps."),
         )
     },
     "loss/total": Measure("Loss", "", "lower", "What training minimises."),
