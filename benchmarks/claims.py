@@ -36,6 +36,8 @@ LITTLE = 1.0
 STRAIGHT = -0.95
 """Pearson's correlation of the logarithms that a power law has at least."""
 
+PATCH = "tokenizer.backbone.patch="
+
 COARSE = (4, 8, 8)
 """The stride in time, height and width that is said to cost little."""
 
@@ -62,11 +64,12 @@ class Outcome:
     verdict: str
     votes: Sequence[Vote] = ()
     missing: str = ""
+    partly: bool = False
 
     @property
     def so_far(self) -> bool:
-        """Whether any of it rests on too little to last."""
-        return any(vote.n < ENOUGH for vote in self.votes)
+        """Whether any of it rests on too little to last, or on a part of what was to be run."""
+        return self.partly or any(vote.n < ENOUGH for vote in self.votes)
 
     @property
     def words(self) -> str:
@@ -84,12 +87,12 @@ class Claim:
     check: Callable[[], Outcome]
 
 
-def decided(votes: Sequence[Vote], command: str) -> Outcome:
-    """Yes or no where all say so; without votes, what has to be run."""
+def decided(votes: Sequence[Vote], command: str, *, partly: bool = False) -> Outcome:
+    """Yes or no where all say so; without votes, what has to be run. ``partly`` where not all of that was."""
     if not votes:
         return Outcome(NOT_RUN, missing=command)
     signs = {vote.sign for vote in votes}
-    return Outcome({frozenset({1}): YES, frozenset({-1}): NO}.get(frozenset(signs), UNDECIDED), votes)
+    return Outcome({frozenset({1}): YES, frozenset({-1}): NO}.get(frozenset(signs), UNDECIDED), votes, partly=partly)
 
 
 def of_interval(low: float, high: float, border: float = 0.0) -> int:
@@ -141,7 +144,7 @@ def var_power_law() -> Outcome:
             found = f"{name}, loss by parameters: {law.words}"
             # It rises; it falls, along a line or not; or nobody knows.
             votes.append(Vote(found, {1: -1, -1: 1 if law.r <= STRAIGHT else -1, 0: 0}[sign], law.n))
-    return decided(votes, f"`{_command('scaling')}`")
+    return _of_suite(votes, "scaling")
 
 
 def dit_follows_compute() -> Outcome:
@@ -150,7 +153,7 @@ def dit_follows_compute() -> Outcome:
     for name, own in families(_runs("scaling")).items():
         if (law := _law(own, "generator/sample_flops", "samples/motion_fd")) and own[0].generator == "dit":
             votes.append(Vote(f"{name}, motion-FD by FLOPs of a sample: {law.words}", -of_interval(*law.interval), law.n))
-    return decided(votes, f"`{_command('scaling')}`")
+    return _of_suite(votes, "scaling")
 
 
 def codebooks() -> Outcome:
@@ -167,7 +170,7 @@ def codebooks() -> Outcome:
                 psnr = _by_rate(both[name], "reconstruction/psnr")
                 words = f"{generator} × {name}, motion-FD by bits a token: {law.words}; PSNR from few bits to many: {psnr} dB"
                 votes.append(Vote(words, better if name == "lfq" else -better, law.n))
-    return decided(votes, f"`{_command('codebook-size')}`")
+    return _of_suite(votes, "codebook-size")
 
 
 def reconstruction_and_generation() -> Outcome:
@@ -185,7 +188,7 @@ def reconstruction_and_generation() -> Outcome:
             law = scaling.fit([x for x, _ in there], [y for _, y in there])
             found_words = f"{generator}, motion-FD of samples by that of reconstructions: {law.words}"
             votes.append(Vote(found_words, of_interval(*law.interval), law.n))
-    return decided(votes, f"`{_command('cpu')}`")
+    return _of_suite(votes, "cpu")
 
 
 def _law(own: Sequence[Run], across: str, along: str) -> scaling.PowerLaw | None:
@@ -212,18 +215,19 @@ def compression() -> Outcome:
     found = [("", run) for run in runs(read(rates.RESULTS))]
     # Of the same tokenizer the run with a generator comes last and takes the other's place.
     found += [("in suites, ", run) for name in ("rates", "compression") for run in _runs(name)]
-    groups: dict[str, dict[tuple[int, ...], dict[int, Run]]] = {}
+    groups: dict[tuple[str, ...], dict[tuple[int, ...], dict[int, Run]]] = {}
     for where, run in found:
         stride = _stride(run)
         if stride and run.value("reconstruction/psnr") is not None:
-            key = f"{where}`{run.typed('tokenizer')}` on {run.origin.data}"
+            alike = (word for word in run.words if word.startswith(("tokenizer.", "data.")) and not word.startswith(PATCH))
+            key = f"{where}`{run.typed('tokenizer')}` on {run.origin.data}", *alike
             groups.setdefault(key, {}).setdefault(stride, {})[run.origin.seed] = run
     votes = []
-    for words, strides in groups.items():
+    for (words, *_), strides in groups.items():
         finest = min(strides, key=lambda stride: (math.prod(stride), stride))
         if COARSE in strides and finest != COARSE and strides[finest].keys() & strides[COARSE].keys():
             votes.append(_cost(f"{words}, {_times(finest)} to {_times(COARSE)}", strides[finest], strides[COARSE]))
-    return decided(votes, f"`{_command('compression')}`")
+    return _of_suite(votes, "compression")
 
 
 def _cost(words: str, fine: dict[int, Run], coarse: dict[int, Run]) -> Vote:
@@ -271,7 +275,7 @@ def _half(run: Run) -> float:
 # The page -------------------------------------------------------------------------------------------------------------------
 
 FASTER = "Of timings in turns, the first quartile of the ratios is above 1."
-PATCHED = f"{FASTER} DiT has patches of 1x2x2, as published, so its trunk sees a quarter of the tokens."
+OF_PATCHES = f"{FASTER} DiT has patches of 1x2x2, as published, so its trunk sees a quarter of the tokens."
 
 CLAIMS = (
     Claim(
@@ -283,7 +287,7 @@ CLAIMS = (
     Claim(
         "MaskGIT in 8 steps samples faster than diffusion in 250",
         "Two orders of magnitude on video (Yu et al., MAGVIT, 2023, abstract).",
-        PATCHED,
+        OF_PATCHES,
         partial(faster, "maskgit", "dit"),
     ),
     Claim(
@@ -295,7 +299,7 @@ CLAIMS = (
     Claim(
         "VAR samples faster than diffusion in 250 steps",
         "Tian et al., VAR, 2024, abstract, against DiT, without a figure there.",
-        PATCHED,
+        OF_PATCHES,
         partial(faster, "var", "dit"),
     ),
     Claim(
@@ -356,6 +360,11 @@ def _section(claim: Claim, outcome: Outcome) -> str:
 def _runs(name: str) -> list[Run]:
     """Of a suite, whether it is there yet or not."""
     return runs(work.results(suite.load(name)))
+
+
+def _of_suite(votes: Sequence[Vote], name: str) -> Outcome:
+    """The verdict of what was run of a suite."""
+    return decided(votes, f"`{_command(name)}`", partly=len(_runs(name)) < len(suite.load(name).cells))
 
 
 def _command(name: str) -> str:
