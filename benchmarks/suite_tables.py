@@ -14,11 +14,11 @@ from statistics import fmean, median
 from typing import Any
 
 import suite_stats
-from collect import portable
 from lines import command_words, cores, one_protocol_each, protocol_label, provenance
 from lines import table as markdown_table
 from records import BASELINE, Origin, Record
 from suite import STAGES, Suite
+from work import recipe_of
 
 from vidgen.errors import UserError
 from vidgen.evaluation.rows import Row, measure
@@ -234,15 +234,13 @@ def _value(words: Sequence[str], key: str, default: str = "") -> str:
 
 
 def _recipe_of(origin: Origin, recipes: Sequence[tuple[str, ...]], suite: Suite) -> tuple[str, ...]:
-    """The words of the cell that a run is of: of those whose words were all typed, the one with the most."""
-    typed = set(command_words(origin.command))
-    fitting = [words for words in recipes if typed.issuperset(map(portable, words))]
-    if not fitting:
+    found = recipe_of(origin, recipes)
+    if found is None:
         raise UserError(
             f"{suite.results.name} holds figures of '{origin.command}', which is no run of the suite {suite.name}: remove the "
             f"lines of {origin.run} there, or add the run to the suite's yaml."
         )
-    return max(fitting, key=len)
+    return found
 
 
 def _baselines(records: Iterable[Record]) -> list[Entry]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from collect import portable
 from lines import command_words
-from records import Record, read
+from records import BASELINE, Origin, Record, read
 from suite import Suite
 
 from vidgen.runs import write_json
@@ -51,10 +51,13 @@ def _whole(cost: Cost) -> bool:
 
 
 def results(suite: Suite) -> list[Record]:
-    """The records of a suite, of generators with the tokens of the trunk and the clips that training saw."""
+    """The records of a suite, of generators with the tokens of the trunk and the clips that training saw.
+
+    Where a run was done again by another recipe, as after a default has changed, the last one's alone.
+    """
     known = {tuple(key.split(" ")): cost["generator"] for key, cost in _known(suite).items() if "generator" in cost}
     found: list[Record] = []
-    for record in read(suite.results):
+    for record in _latest(suite, read(suite.results)):
         found.append(record)
         if record.row.name == "generator/parameters":
             typed = set(command_words(record.origin.command))
@@ -65,6 +68,22 @@ def results(suite: Suite) -> list[Record]:
                     total = value * record.row.step if name == "generator/train_clips" else value
                     found.append(replace(record, row=replace(record.row, name=name, value=total)))
     return found
+
+
+def _latest(suite: Suite, records: Sequence[Record]) -> list[Record]:
+    recipes = list({(*cell.words, *cell.again): None for cell in suite.cells})
+
+    def of(origin: Origin) -> tuple[object, ...]:
+        return recipe_of(origin, recipes) or origin.command, origin.run == BASELINE and origin.tokenizer, origin.seed
+
+    last = {of(record.origin): record.origin.config for record in records}
+    return [record for record in records if record.origin.config == last[of(record.origin)]]
+
+
+def recipe_of(origin: Origin, recipes: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The words of the cell that a run is of: of those whose words were all typed, the one with the most."""
+    typed = set(command_words(origin.command))
+    return max((words for words in recipes if typed.issuperset(map(portable, words))), key=len, default=None)
 
 
 def steps(suite: Suite, cost: Cost) -> dict[str, int]:

@@ -217,6 +217,17 @@ def test_records_say_what_the_trunk_was_given_and_how_many_clips(make_suite: Mak
     assert (values["generator/trunk_tokens"], values["generator/train_clips"]) == (16, 32 * 50)
 
 
+def test_of_a_run_that_was_done_again_by_another_recipe_the_last_counts(make_suite: Make) -> None:
+    """Else a table and its pictures would differ: one takes the last, the other a mean."""
+    suite = make_suite(seeds=[0, 1])
+    words = suite.cells[0].words
+    old, new, other = (record(words, seed, "samples/law_legal", value) for seed, value in ((0, 0.1), (0, 0.3), (1, 0.5)))
+    more = replace(old, row=replace(old.row, name="samples/class_accuracy"))
+    records.append(suite.results, [old, more])
+    records.append(suite.results, [replace(one, origin=replace(one.origin, config="another")) for one in (new, other)])
+    assert [found.row.value for found in work.results(suite)] == [0.3, 0.5]
+
+
 # What is run ------------------------------------------------------------------------------------------------------------------
 
 
