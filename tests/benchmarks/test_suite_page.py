@@ -109,7 +109,7 @@ def test_the_suite_that_is_named_is_written_below_runs(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = SimpleNamespace(**vars(SUITE), results=tmp_path / "tiny.jsonl", folder=tmp_path)
+    tiny = SimpleNamespace(**vars(SUITE), results=tmp_path / "tiny.jsonl", folder=tmp_path, cells=())
     monkeypatch.setitem(sys.modules, "suite", SimpleNamespace(load=lambda name: tiny if name == "tiny" else unknown(name)))
     assert suite_page.main(["tiny"]) == 2
     assert "python benchmarks/run.py tiny" in capsys.readouterr().err

@@ -116,7 +116,9 @@ def test_the_number_of_clips_is_part_of_the_rule_of_a_distance_and_of_no_mean() 
     assert rule(row(LEGAL, 1.0, protocol="by the judge", n=64)) == rule(row(LEGAL, 1.0, protocol="by the judge", n=128))
     said = content([cell("kl", n=64), cell("lfq", n=128)], title="")
     assert [column["n"] for column in keys(said, LEGAL)] == ["64–128"]
-    assert said["notes"] == []
+    (note,) = said["notes"]
+    assert note.startswith("Of unlike numbers of clips (64, 128): ") and "Law-legal" in note
+    assert content([cell("kl", n=64), cell("lfq", n=64)], title="")["notes"] == []
 
 
 def test_figures_of_other_clips_share_no_column_but_costs_do() -> None:

@@ -125,6 +125,19 @@ def test_filters_leave_what_was_asked_for_and_mark_the_best_of_it(browser: Brows
     assert browser.run("location.hash") == "#filter=nothing+like+it"
 
 
+def test_a_best_is_of_one_rate_and_of_common_seeds_and_never_of_seconds(browser: Browser, tmp_path: Path) -> None:
+    rate, seconds = "tokenizer/bits_per_pixel", "samples/seconds"
+    made = [("kl", 1.0, [36.0]), ("vq", 0.2, [31.0, 33.0, 39.0]), ("lfq", 0.201, [31.5, 33.0])]
+    cells = [
+        cell(name, seed=seed, values={PSNR: psnr, rate: bits, seconds: psnr}, curves=())
+        for name, bits, figures in made
+        for seed, psnr in enumerate(figures)
+    ]
+    browser.open(write_page(content(cells, title="Which one?"), tmp_path / "page.html"), width=1280)
+    best = "[...document.querySelectorAll('.best')].map(one => one.textContent)"
+    assert browser.run(best) == ["32.25"]  # lfq's; kl has another rate, vq is ahead by its third seed alone
+
+
 def test_columns_are_picked_by_group_and_one_by_one(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
     heads = "[...document.querySelectorAll('[data-sort]')].slice(1).map(head => head.dataset.sort)"

@@ -55,6 +55,12 @@ COSTS = ("parameters", "flops", "seconds")
 OF_THE_MODEL = ("tokenizer/", "generator/", "codebook/")
 """Figures that describe a model rather than judge it: how they were taken follows from what it is, and they share a column."""
 
+AMONG = {"samples/motion_fd_reconstructions": "coder"}
+"""What lines have to share for a best of them, beside the rate of reconstructions: distances to them have one tokenizer."""
+
+SAME_RATE = 0.05
+"""By so much rates may differ and count as one."""
+
 MOST_SETTINGS = 3
 """Differences that a line is told apart by; the others are counted."""
 
@@ -243,6 +249,15 @@ def warnings(found: Sequence[Line], shown: Sequence[Column]) -> list[str]:
         f"Not measured alike, and in columns of their own: {_several(labels, 5)}. What differs: {words}."
         for words, labels in apart.items()
     ]
+    unlike: dict[tuple[int, ...], list[str]] = {}
+    for column in shown:
+        counts = tuple(sorted({row.n for row in column.rows.values() if row.n}))
+        if len(counts) > 1 and column.name in SHOWN and "@" not in column.rule:
+            unlike.setdefault(counts, []).append(column.label)
+    sentences += [
+        f"Of unlike numbers of clips ({', '.join(f'{count:,}' for count in counts)}): {_several(list(dict.fromkeys(labels)), 5)}."
+        for counts, labels in unlike.items()
+    ]
     timed = [cell for line in found for cell in line.cells if any(name.endswith("seconds") for name in cell.rows)]
     machines = list(dict.fromkeys(cell.machine for cell in timed))
     if len(machines) > 1:
@@ -275,7 +290,7 @@ def content(cells: Sequence[Cell], *, title: str, kind: str = "vidgen compare", 
         "words": words,
         "notes": warnings(found, shown),
         "columns": [_column(column) for column in shown],
-        "lines": [_line(line, shown) for line in found],
+        "lines": [{**_line(line, shown), "rate": rate} for line, rate in zip(found, _rates(found), strict=True)],
         "charts": [{"key": key, "title": said} for key, said in sorted(charts.items(), key=_generators_last)],
         "facts": _facts(cells),
     }
@@ -290,6 +305,8 @@ def _column(column: Column) -> dict[str, Any]:
         "full": column.label,
         "unit": what.unit,
         "better": what.better,
+        "ranked": what.better is not None and not column.name.endswith("seconds"),  # read once, under whatever load there was
+        "among": AMONG.get(column.name, "rate" if column.name.startswith("reconstruction/") else ""),
         "meaning": what.meaning,
         "group": group(column.name),
         "rule": column.rule,
@@ -299,8 +316,23 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
+def _rates(found: Sequence[Line]) -> list[str]:
+    """Of each line the first rate that is like its own; empty for none."""
+    firsts: list[float] = []
+    said = []
+    for line in found:
+        rates = [cell.rows["tokenizer/bits_per_pixel"].value for cell in line.cells if "tokenizer/bits_per_pixel" in cell.rows]
+        own = mean(rates) if rates else 0.0
+        first = next((other for other in firsts if abs(own - other) <= SAME_RATE * other), None)
+        if first is None:
+            firsts.append(own)
+        said.append(f"{own if first is None else first:g}" if rates else "")
+    return said
+
+
 def _line(line: Line, shown: Sequence[Column]) -> dict[str, Any]:
     first, seeds = line.cells[0], [cell.seed for cell in line.cells]
+    settings = {key: _typed(value) for key, value in first.settings.items()}
     times = [seeds[:place].count(seed) for place, seed in enumerate(seeds)]  # a seed may have been run again
     return {
         "id": line.id,
@@ -309,8 +341,9 @@ def _line(line: Line, shown: Sequence[Column]) -> dict[str, Any]:
         "tokenizer": first.tokenizer,
         "generator": first.generator or "",
         "data": first.data,
+        "coder": " ".join([first.tokenizer, *(f"{key}={settings[key]}" for key in settings if key.startswith("tokenizer."))]),
         "baseline": first.baseline,
-        "settings": {key: _typed(value) for key, value in first.settings.items()},
+        "settings": settings,
         "values": {column.key: _mean(column.of(line.cells), len(line.cells)) for column in shown if column.of(line.cells)},
         "cells": [
             _cell(cell, f"{cell.seed}.{again + 1}" if again else str(cell.seed), shown)
