@@ -345,7 +345,7 @@ def plan(grid: Grid, jobs: Sequence[Job]) -> str:
     for job in jobs:
         state = "done" if job not in left else "failed before" if job.failure.exists() else f"about {clock(job.seconds)}"
         lines.append(f"{job.name:<24} {state}")
-    total = clock(sum(job.seconds for job in left))
+    total = clock(sum({(job.trained, job.seed): job.seconds for job in left}.values()))  # measured twice, trained once
     return "\n".join([*lines, "", f"{len(left)} of {len(jobs)} runs are left: about {total}, one after another."])
 
 

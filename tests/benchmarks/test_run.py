@@ -31,6 +31,7 @@ from footage import write
 from suite_records import record
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidgen.cli.progress import clock
 from vidgen.config import load, names
 from vidgen.errors import UserError
 from vidgen.evaluation.measure import Result
@@ -305,6 +306,8 @@ def test_what_is_measured_again_is_trained_once(make_suite: Make, tmp_path: Path
     suite = make_suite(grid={"tokenizer": ["lfq"], "generator": ["dit"]}, again={"evaluation.steps": [2, 5]}, seeds=[0])
     jobs = run.Grid(suite, tmp_path / "runs").jobs()
     assert [job.name for job in jobs] == ["lfq-dit-2-0", "lfq-dit-5-0"]
+    grid = run.Grid(suite, tmp_path / "runs")
+    assert run.plan(grid, jobs).endswith(f"2 of 2 runs are left: about {clock(jobs[0].seconds)}, one after another.")
     assert run.run(jobs, []) == {"lfq-dit-2-0": 0, "lfq-dit-5-0": 0}
     assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
     found = lines.lines(records.read(suite.results))
