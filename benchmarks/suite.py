@@ -3,6 +3,7 @@
     # The question, in one sentence.
     words: What is held equal, said above every table.
     budget: {tokenizer: {steps: 600}, generator: {flops: 2.0e+13}}
+    like: cpu                         # budget, threads and common are that suite's where they are not said here; none by default
     threads: 1                        # of a run; 0: all there are
     common: [data=worlds]             # as typed after 'vidgen fit', for every run
     grid: {tokenizer: [kl, lfq], generator: [dit, ar]}
@@ -33,7 +34,8 @@ SUITES = Path(__file__).parent / "suites"
 RESULTS = Path(__file__).parent / "results" / "suites"
 STAGES = ("tokenizer", "generator")
 KINDS = ("steps", "tokens", "flops", "seconds")
-KEYS = ("words", "budget", "threads", "common", "grid", "extra", "again", "seeds", "sheets")
+INHERITED = ("budget", "threads", "common")
+KEYS = ("words", "like", "budget", "threads", "common", "grid", "extra", "again", "seeds", "sheets")
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,15 @@ def load(name: str, folder: Path | None = None) -> Suite:
         UserError: for an unknown name, or a file that is not a suite, saying what is wrong with it.
     """
     folder = folder or SUITES
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise UserError(f"There is no suite '{name}'.{did_you_mean(name, known)} There are {', '.join(known)}.")
+    path = _path(name, folder)
     text = path.read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     for key in values:
         if key not in KEYS:
             raise UserError(f"{path} has the key '{key}', which no suite has.{did_you_mean(key, KEYS)}")
+    if "like" in values:
+        other = yaml.safe_load(_path(values["like"], folder).read_text(encoding="utf-8"))
+        values = {key: other[key] for key in INHERITED if key in other} | values
     if absent := [key for key in ("words", "budget", "seeds") if key not in values]:
         raise UserError(f"{path} lacks {', '.join(absent)}.")
     if not text.startswith("# "):
@@ -134,6 +136,14 @@ def load(name: str, folder: Path | None = None) -> Suite:
         sheets=values.get("sheets", False),
         grid=values.get("grid", {}),
     )
+
+
+def _path(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise UserError(f"There is no suite '{name}'.{did_you_mean(name, known)} There are {', '.join(known)}.")
+    return path
 
 
 def with_words(suite: Suite, words: Sequence[str]) -> Suite:

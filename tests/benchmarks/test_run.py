@@ -105,6 +105,16 @@ def test_a_suite_is_the_product_of_its_grid_seed_by_seed(make_suite: Make) -> No
     assert [cell.name for cell in suite.cells[:2]] == ["kl-2.0x3.0-0", "lfq-2.0x3.0-0"]
 
 
+def test_a_suite_is_like_another_but_for_what_it_says(make_suite: Make, tmp_path: Path) -> None:
+    first = make_suite()
+    own = {"words": "Shorter.", "like": "tiny", "budget": {"tokenizer": {"steps": 1}}, "grid": YAML["grid"], "seeds": [0]}
+    (tmp_path / "other.yaml").write_text(f"# Which is sooner?\n{yaml.safe_dump(own, sort_keys=False)}")
+    suite = suites.load("other", tmp_path)
+    assert [cell.words for cell in suite.cells] == [cell.words for cell in first.cells if cell.seed == 0]
+    assert suite.threads == first.threads and not suite.sheets
+    assert suite.budget == {"tokenizer": ("steps", 1.0)} and suite.words == "Shorter."
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -115,6 +125,7 @@ def test_a_suite_is_the_product_of_its_grid_seed_by_seed(make_suite: Make) -> No
         ({"seeds": None}, "lacks seeds"),
         ({"gird": {}}, r"has the key 'gird', which no suite has\. Did you mean 'grid'"),
         ({"title": "words: none"}, "does not begin with a comment"),
+        ({"like": "tony"}, r"There is no suite 'tony'\. Did you mean 'tiny'"),
     ],
 )
 def test_what_is_no_suite_is_told(make_suite: Make, changes: dict, words: str) -> None:
