@@ -14,7 +14,7 @@ from typing import Any
 
 from collect import portable
 from lines import command_words
-from records import BASELINE, Origin, Record, read
+from records import BASELINE, Origin, Record, alone, read
 from suite import Suite
 
 from vidgen.runs import write_json
@@ -36,8 +36,9 @@ def costs(suite: Suite) -> dict[str, Cost]:
         print(f"trial step {number} of {len(missing)}: {key}", flush=True)
         before = known.get(key, {})
         known[key] = {stage: {**found, **before.get(stage, {})} for stage, found in trial(recipe.split(" ")).items()}
-        suite.folder.mkdir(parents=True, exist_ok=True)
-        write_json(suite.folder / "work.json", dict(sorted(known.items())))
+        path = suite.folder / "work.json"
+        with alone(path):  # another process may have found the cost of others meanwhile
+            write_json(path, dict(sorted({**_known(suite), key: known[key]}.items())))
     return {recipe: known[key] for recipe, key in recipes.items()}
 
 
