@@ -224,13 +224,13 @@ class Grid:
         cost = self.costs[cell.recipe]
         counts = work.steps(self.suite, cost)
         words = (*cell.words, *(f"{stage}.training.steps={count}" for stage, count in counts.items()))
-        config = fingerprint(composed((*words, *cell.again)))
+        config, recipe = fingerprint(composed((*words, *cell.again))), composed(words)
         took = {record.origin.run: record.row.seconds for record in self.records if record.origin.config == config}
         return Job(
             name=cell.name,
             words=words,
             again=cell.again,
-            trained=fingerprint(composed(words)),
+            trained=fingerprint(recipe),
             config=config,
             seed=cell.seed,
             root=self.root,
@@ -238,7 +238,7 @@ class Grid:
             kept=self.suite.results,
             sheets=self.suite.sheets,
             cost=cost,
-            seconds=mean(took.values()) if took else sum(count * cost[stage]["seconds"] for stage, count in counts.items()),
+            seconds=mean(took.values()) if took else sum(recipe[of]["training"]["steps"] * cost[of]["seconds"] for of in cost),
             threads=self.suite.threads,
             until=self.until,
         )

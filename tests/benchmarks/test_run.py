@@ -303,6 +303,13 @@ def test_hydras_launcher_does_jobs_side_by_side(make_suite: Make, make_run: Call
     assert len(found) == 2 * len({record.row.name for record in found})
 
 
+def test_steps_that_a_recipe_sets_itself_are_in_the_estimate(make_suite: Make, tmp_path: Path) -> None:
+    grid = {"tokenizer": ["lfq"], "generator": ["dit"], "generator.training.steps": [100, 300]}
+    short, long = run.Grid(make_suite(budget={"tokenizer": {"steps": 7}}, grid=grid, seeds=[0]), tmp_path).jobs()
+    assert short.seconds == pytest.approx(7 * short.cost["tokenizer"]["seconds"] + 100 * short.cost["generator"]["seconds"])
+    assert long.seconds == pytest.approx(7 * long.cost["tokenizer"]["seconds"] + 300 * long.cost["generator"]["seconds"])
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_by_hydras_launcher(make_suite: Make, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
