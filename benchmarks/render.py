@@ -493,6 +493,12 @@ def whole() -> dict[Path, str]:
     return made
 
 
+def stale(made: Iterable[Path]) -> list[Path]:
+    """Files of a kind that is rendered whole, which no result makes any more."""
+    kinds = ("docs/rate-distortion-*.svg", "docs/sweep-*.svg", f"docs/{PICTURES}/*.svg", "benchmarks/results/suites/*.tex")
+    return sorted({path for kind in kinds for path in ROOT.glob(kind)} - set(made))
+
+
 def by_the_way() -> dict[Path, str]:
     """Tables of suites that no document shows: files that are not committed, with what belongs in each."""
     made = {}
@@ -525,6 +531,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 _write(path, made[path])
                 print(f"{name}: rendered")
+        for path in (gone := stale(made)):
+            name = path.relative_to(ROOT)
+            if check:
+                print(f"{name} is made of no results any more: run python benchmarks/render.py", file=sys.stderr)
+            else:
+                path.unlink()
+                print(f"{name}: removed, it was made of results that are gone")
         for path, text in () if check else by_the_way().items():
             _write(path, text)
             print(f"{path.relative_to(ROOT)}: rendered")
@@ -535,7 +548,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"render: {error}", file=sys.stderr)
         return 2
-    return int(check and bool(changed))
+    return int(check and bool(changed or gone))
 
 
 def _write(path: Path, text: str) -> None:

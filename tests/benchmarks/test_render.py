@@ -187,6 +187,14 @@ def test_a_check_writes_nothing_and_fails_until_it_is_rendered(
     assert render.main([]) == 0
     assert "`tokenizer=lfq`" in page.read_text()
     assert render.main(["--check"]) == 0
+    old = tmp_path / "docs" / "benchmark" / "suite-gone-pairs.svg"
+    old.parent.mkdir(exist_ok=True)
+    old.write_text("a picture of a suite that is gone\n")
+    assert render.main(["--check"]) == 1
+    assert capsys.readouterr().err.startswith("docs/benchmark/suite-gone-pairs.svg is made of no results any more")
+    assert old.exists()
+    assert render.main([]) == 0
+    assert not old.exists()
     page.write_text("<!-- part:begin -->\n<!-- part:end -->\n")
     assert render.main(["--check"]) == 2
     assert "render: page.md asks for a table 'part'." in capsys.readouterr().err
