@@ -92,7 +92,7 @@ def _of_codec(clips: np.ndarray, crf: int, distances: Distances) -> list[Result]
     psnr.update(to_video(torch.from_numpy(pixels)), to_video(torch.from_numpy(clips)))
     distances.seen.pop("reconstructions", None)
     distances.see("reconstructions", pixels)
-    rule = "elementary stream, each clip by itself, preset veryslow"
+    rule = "elementary stream, each clip by itself, preset veryslow, no macroblock tree"
     return [
         Result(name="tokenizer/bits_per_pixel", value=8 * size / clips[..., 0].size, n=len(clips), protocol=rule),
         Result(

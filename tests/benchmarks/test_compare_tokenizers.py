@@ -92,6 +92,9 @@ def test_h264_counts_its_stream_without_remarks_and_gives_all_frames_back() -> N
     for crf in (0, 20, 40):
         size, back = compare.h264(clip, crf)
         assert back.shape == clip.shape
+        again = [compare.h264(clip, crf) for _ in range(4)]
+        assert {spent for spent, _ in again} == {size}
+        assert all(np.array_equal(pixels, back) for _, pixels in again)
         sizes.append(size)
         errors.append(np.square(back.astype(float) - clip).mean())
     assert 100 < sizes[2] < sizes[1] < clip.nbytes / 20
