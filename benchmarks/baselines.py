@@ -38,7 +38,8 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
     print("baselines: H.264 and training clips", flush=True)
     data: Data = build("data", config["data"])
     found = environment()
-    trained_on = config["generator"]["training"]["clips"] or data.size("train")
+    sampled = any("stage=tokenizer" not in cell.words for cell in suite.cells)
+    trained_on = (config["generator"]["training"]["clips"] or data.size("train")) if sampled else 0
     origin = Origin(
         run=BASELINE,
         command="",
@@ -61,13 +62,19 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
 
 
 def measured(data: Data, options: Mapping[str, Any], trained_on: int) -> Iterator[tuple[str, list[Result]]]:
-    """Each baseline by name, with its figures; copies are searched for among the first ``trained_on`` training clips."""
-    clips, training = _clips(data, "test", options["clips"]), _clips(data, "train", options["samples"])
+    """Each baseline by name, with its figures; copies are searched for among the first ``trained_on`` training clips.
+
+    Where no generator is trained (0), training clips stand for no samples.
+    """
+    clips = _clips(data, "test", options["clips"])
     with TemporaryDirectory() as folder:
         distances = Distances(Path(folder), data.shape, torch.device("cpu"))
         distances.see("originals", clips)
         for crf in CRFS:
             yield f"H.264, crf {crf}", _of_codec(clips, crf, distances)
+        if not trained_on:
+            return
+        training = _clips(data, "train", options["samples"])
         distances.see("samples", training)
         distances.see_training(data, min(trained_on, data.size("train")))
         copies = [result for result in distances.of_samples() if "reconstructions" not in result.name]

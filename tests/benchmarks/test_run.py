@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidgen.cli.progress import clock
 from vidgen.config import load, names
+from vidgen.data.worlds import Worlds
 from vidgen.errors import UserError
 from vidgen.evaluation.measure import Result
 from vidgen.evaluation.pictures import cut
@@ -493,6 +494,25 @@ def test_baselines_are_kept_all_or_none(make_suite: Make, monkeypatch: pytest.Mo
     for _ in range(2):
         baselines.keep(suite, suite.cells[0].words)
     assert [record.origin.tokenizer for record in records.read(suite.results)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("stage", "among"), [("tokenizer", 0), ("all", 8)])
+def test_training_clips_stand_for_samples_where_there_are_any(
+    make_suite: Make, monkeypatch: pytest.MonkeyPatch, stage: str, among: int
+) -> None:
+    suite = make_suite(seeds=[0], grid={"tokenizer": ["lfq"], "stage": [stage]})
+    asked: list[int] = []
+    made = [("one", [Result(name="reconstruction/psnr", value=30.0, n=8, protocol="p")])]
+    monkeypatch.setattr(baselines, "build", lambda kind, recipe: SimpleNamespace(size=lambda split: 8))
+    monkeypatch.setattr(baselines, "measured", lambda data, options, trained_on: asked.append(trained_on) or iter(made))
+    baselines.keep(suite, suite.cells[0].words)
+    assert asked == [among]
+
+
+def test_without_samples_the_codec_alone_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "CRFS", (30,))
+    data = Worlds(height=32, width=32, frames=5)
+    assert [name for name, _ in baselines.measured(data, {"clips": 4, "samples": 4}, 0)] == ["H.264, crf 30"]
 
 
 @pytest.mark.slow
