@@ -39,8 +39,8 @@ def _compared(kind: str) -> str:
     crfs = rates.crfs(kind)
     if crfs:
         said += (
-            f" H.264 is x264 (veryslow, no macroblock tree, 4:2:0) at crf {crfs[0]} to {crfs[-1]}, read between two qualities; above the rate of the "
-            "finest, > stands before what that has."
+            f" H.264 is x264 (veryslow, no macroblock tree, 4:2:0) at crf {crfs[0]} to {crfs[-1]}, read between two qualities; "
+            "above the rate of the finest, > stands before what that has."
         )
     return f"**{rates.KINDS[kind]}**\n\n{table(head, body)}\n\n{said}\n\n![PSNR by rate]({rates.picture_name(kind)})"
 
