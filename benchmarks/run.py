@@ -225,6 +225,7 @@ class Grid:
         counts = work.steps(self.suite, cost)
         words = (*cell.words, *(f"{stage}.training.steps={count}" for stage, count in counts.items()))
         config, recipe = fingerprint(composed((*words, *cell.again))), composed(words)
+        steps = sum(recipe[of]["training"]["steps"] * cost[of]["seconds"] for of in cost)
         took = {record.origin.run: record.row.seconds for record in self.records if record.origin.config == config}
         return Job(
             name=cell.name,
@@ -238,7 +239,7 @@ class Grid:
             kept=self.suite.results,
             sheets=self.suite.sheets,
             cost=cost,
-            seconds=mean(took.values()) if took else sum(recipe[of]["training"]["steps"] * cost[of]["seconds"] for of in cost),
+            seconds=max(steps, mean(took.values()) if took else 0.0),  # where a tokenizer was there already, it took less
             threads=self.suite.threads,
             until=self.until,
         )
