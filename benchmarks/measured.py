@@ -151,6 +151,35 @@ def _named(found: Sequence[Run], without: tuple[str, ...]) -> dict[tuple[str, st
     return named
 
 
+def varied(found: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
+    """The options that were given three numbers or more, with their runs by what else is told of them: the pair, other options.
+
+    Left out is what sets the size of a generator, whose runs :func:`families` has, and what a budget makes of its steps.
+    """
+    shared = set.intersection(*(set(run.words) for run in found)) if found else set()
+    own = {id(run): [word for word in run.words if word not in shared and not word.startswith(STEPS[1:])] for run in found}
+    given: dict[str, set[float]] = {}
+    for word in (word for words in own.values() for word in words if not SIZE.match(word)):
+        key, _, value = word.partition("=")
+        if _is_number(value):
+            given.setdefault(key, set()).add(float(value))
+    related: dict[str, dict[str, list[Run]]] = {}
+    for key in (key for key, values in given.items() if len(values) > 2):
+        for run in found:
+            rest = [setting(word) for word in own[id(run)] if not word.startswith((f"{key}=", *STEPS))]
+            if _is_number(run.typed(key)):
+                pair = " × ".join(filter(None, [run.generator, run.tokenizer]))
+                related.setdefault(key, {}).setdefault(", ".join([pair, *rest]), []).append(run)
+    return related
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def setting(word: str) -> str:
     """``generator.guidance_scale=1.0`` in words: ``guidance scale 1.0``."""
     key, _, value = word.partition("=")

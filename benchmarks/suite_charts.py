@@ -14,7 +14,7 @@ from statistics import mean
 
 import scaling
 from markupsafe import Markup
-from measured import LOSS, Run, average, baselines, cells, families, points, runs, trained
+from measured import LOSS, Run, average, baselines, cells, families, points, runs, trained, varied
 from records import Record
 from suite import Suite
 from suite_stats import standard_error
@@ -50,6 +50,13 @@ DASHES = ("none", "7 3", "2 3", "9 3 2 3", "14 4")
 STYLES = 30
 """Styles that differ: colours go round in six, dashes and shapes in five."""
 
+OF_TOKENIZERS = ("reconstruction/psnr", "codebook/usage")
+OF_SAMPLES = ("samples/appearance_legal", "samples/law_legal", "samples/motion_fd")
+"""What is drawn over an option's numbers."""
+
+WIDE = 8
+"""How many times its lowest number an option's highest is, from which on its axis is logarithmic."""
+
 COMPUTE = {"generator/train_flops": "training", "generator/sample_flops": "a sample"}
 """What stands for compute in scaling, the first that there is, and what it is of."""
 
@@ -58,6 +65,7 @@ def charts(suite: Suite, records: Sequence[Record]) -> dict[str, str]:
     """The pictures of a suite by file name, ``suite-NAME-WHAT.svg``; the same records give the same bytes."""
     found, without = runs(records), baselines(records)
     drawn = {
+        "options": _options(found),
         "rate-distortion": _rate_distortion(found, without),
         "quality-time": _quality_time(found, without),
         "training": _training(found),
@@ -107,7 +115,7 @@ def _rate_distortion(found: Sequence[Run], without: Sequence[Run]) -> Page | Non
             without_rate.append(f"{name} ({_said('reconstruction/psnr', psnr)})")
     points = [(run.value("tokenizer/bits_per_pixel"), run.value("reconstruction/psnr")) for run in without]
     codec = sorted((rate, psnr) for rate, psnr in points if rate and psnr is not None)
-    if not marks:
+    if len(marks) < 2:  # one alone is compared with nothing
         return None
     chart = scatter_chart(
         marks,
@@ -124,9 +132,10 @@ def _rate_distortion(found: Sequence[Run], without: Sequence[Run]) -> Page | Non
 
 
 def _quality_time(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
-    """Quality of samples by the time that one takes, a mark a pair."""
+    """Quality of samples by the time that one takes, a mark a pair; of one tokenizer, settings stand beside the marks."""
     named = _pairs_of(found)
-    styles = _styles(generator for _, generator in named)
+    one = len({tokenizer for tokenizer, _ in named}) == 1 and any(", " in generator for _, generator in named)
+    styles = _styles(_parts(generator)[0] if one else generator for _, generator in named)
     panels = []
     for name, factor in (("samples/law_legal", 100.0), ("samples/motion_fd", 1.0)):
         marks, higher = [], measure(name).better == "higher"
@@ -135,7 +144,8 @@ def _quality_time(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
             if seconds and value is not None and (higher or min(_values(own, name)) > 0):
                 about = f"{generator} × {tokenizer}: {_said(name, value)} at {seconds:.3g} s a sample, {_seeds(own)}"
                 spread = _spread(own, name, factor)
-                marks.append(Mark(_starred(tokenizer, own), seconds, factor * value, styles[generator], about, spread))
+                style, label = _parts(generator) if one else (generator, _starred(tokenizer, own))
+                marks.append(Mark(label, seconds, factor * value, styles[style], about, spread))
         if not marks:
             continue
         what = measure(name)
@@ -152,6 +162,8 @@ def _quality_time(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
         )
         panels.append(Panel(f"{_title(name)}: {measure(name).better} is better", chart))
     notes = ["Steps: what no other pair beats in as little time. Upright lines: from the lowest to the highest seed."]
+    told = dict.fromkeys(part.rpartition(" ")[0] for _, generator in named for part in generator.split(", ")[1:])
+    notes += [f"Beside the marks: {', '.join(told)}."] if one else []
     return Page(_keys(styles), panels, [*notes, *_stars(found)]) if panels else None
 
 
@@ -238,6 +250,41 @@ def _scaling(found: Sequence[Run]) -> Page | None:
     return Page(_keys(styles), panels, notes) if panels else None
 
 
+def _options(found: Sequence[Run]) -> Page | None:
+    """What becomes of each figure over the numbers that an option was given, a line for all that is told beside it."""
+    related = varied(found)
+    styles = _styles(name for named in related.values() for name in named)
+    half = WIDTH // 2
+    panels = []
+    for option, named in related.items():
+        numbers = sorted({float(run.typed(option)) for own in named.values() for run in own})
+        for figure in (*(OF_TOKENIZERS if option.startswith("tokenizer.") else ()), *OF_SAMPLES):
+            series = [one for name, own in named.items() if (one := _over(option, own, figure, name, styles[name])).points]
+            if not any(len(one.points) > 1 for one in series):
+                continue
+            what = measure(figure)
+            words = option.rpartition(".")[2].replace("_", " ")
+            wide = numbers[0] > 0 and numbers[-1] / numbers[0] >= WIDE
+            chart = line_chart(series, title=f"{what.label} by {words}", x_name=words, log_x=wide, width=half, height=HEIGHT)
+            unit = f", {what.unit}" if what.unit else ""
+            subject = " of samples" if figure == "samples/motion_fd" else ""
+            panels.append(Panel(f"{what.label}{subject}{unit}", chart, half * (len(panels) % 2)))
+    notes = ["Lines: means over the seeds that each point has; shade: from the lowest to the highest."]
+    return Page(_keys(styles), panels, notes, lines=True) if panels else None
+
+
+def _over(option: str, own: Sequence[Run], figure: str, name: str, style: int) -> Series:
+    """A figure by an option's number: the mean over seeds, over their range."""
+    factor = 100 if measure(figure).unit == "%" else 1
+    found: dict[float, list[float]] = {}
+    for run in own:
+        if (value := run.value(figure)) is not None:
+            found.setdefault(float(run.typed(option)), []).append(factor * value)
+    several = any(len(values) > 1 for values in found.values())
+    band = [(number, min(values), max(values)) for number, values in sorted(found.items())] if several else []
+    return Series(name, [(number, mean(values)) for number, values in sorted(found.items())], style, band)
+
+
 def _laws(
     related: Mapping[str, Sequence[Run]], styles: Mapping[str, int], across: str, along: str, words: str
 ) -> tuple[Markup, list[str]] | None:
@@ -273,6 +320,12 @@ def _laws(
 def _pairs_of(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
     """The cells that have a generator."""
     return {key: own for key, own in cells(found).items() if own[0].generator}
+
+
+def _parts(generator: str) -> tuple[str, str]:
+    """A generator's name, and the values of the settings that are told of it."""
+    name, *settings = generator.split(", ")
+    return name, ", ".join(setting.rpartition(" ")[2] for setting in settings)
 
 
 def _tokenizers(found: Sequence[Run]) -> dict[str, list[Run]]:

@@ -53,10 +53,11 @@ def test_tokenizers_are_marked_once_each_over_the_line_of_h264(pictures: dict[st
 def test_continuous_tokenizers_are_told_beside_the_rates() -> None:
     made = [
         *records(results(reconstruction__psnr=30.0, tokenizer__bits_per_pixel=0.2), generator=None),
+        *records(results(reconstruction__psnr=31.0, tokenizer__bits_per_pixel=0.3), tokenizer="vq", generator=None),
         *records(results(reconstruction__psnr=34.0), tokenizer="kl", generator=None),
     ]
     (svg,) = drawn(made).values()
-    assert texts(svg, "name") == ["lfq"] and "Continuous, and so without a rate: kl (34.00 dB)." in texts(svg, "note")
+    assert texts(svg, "name") == ["lfq", "vq"] and "Continuous, and so without a rate: kl (34.00 dB)." in texts(svg, "note")
 
 
 def test_every_pair_is_a_mark_of_its_generators_shape(pictures: dict[str, str]) -> None:
@@ -127,11 +128,66 @@ def test_sizes_of_a_generator_have_laws() -> None:
     assert "FLOPs of training" in svg
 
 
+def over(option: str, numbers: Any, *words: str, **more: Any) -> list[Any]:
+    """Runs of two seeds for each number of an option; a twentieth of it and the seed are what is legal."""
+    return [
+        record
+        for number in numbers
+        for seed in range(2)
+        for record in records(
+            results(samples__law_legal=(number + seed) / 20, samples__seconds=number / 10),
+            words=[*words, f"{option}={number}", f"generator.training.steps={number}"],
+            seed=seed,
+            **more,
+        )
+    ]
+
+
+def test_an_option_that_was_given_several_numbers_has_a_line_a_recipe() -> None:
+    scales = "evaluation.guidance_scale"
+    made = [*over(scales, (1, 2, 5), generator="dit"), *over(scales, (1, 2, 5), generator="ar")]
+    svg = drawn(made)["suite-cpu-options.svg"]
+    assert texts(svg, "key") == ["dit × lfq", "ar × lfq"] and texts(svg, "title") == ["Law-legal, %"]
+    for style in (0, 1):
+        (line,) = re.findall(rf'class="line s{style}" d="M([^"]+)"', svg.partition("<svg x=")[2])
+        places = [tuple(map(float, place.split())) for place in line.split("L")]
+        assert len(places) == 3
+        assert (places[2][0] - places[1][0]) / (places[1][0] - places[0][0]) == pytest.approx(3, rel=0.01)  # 1, 2, 5
+        assert (places[2][1] - places[1][1]) / (places[1][1] - places[0][1]) == pytest.approx(3, rel=0.01)
+    assert svg.count('class="range s') == 2 and "logarithmic" not in svg
+
+
+def test_an_option_over_a_wide_range_has_a_logarithmic_axis_and_other_options_part_the_lines() -> None:
+    codes = [
+        *over("tokenizer.quantizer.codes", (64, 256, 1024), "generator.seen=1"),
+        *over("tokenizer.quantizer.codes", (64, 256), "generator.seen=2"),
+    ]
+    svg = drawn(codes)["suite-cpu-options.svg"]
+    assert texts(svg, "key") == ["dit × lfq, seen 1", "dit × lfq, seen 2"] and "codes (horizontal axis logarithmic)" in svg
+
+
+def test_two_numbers_sizes_and_budgets_are_no_lines() -> None:
+    for option, numbers in (
+        ("evaluation.steps", (4, 8)),
+        ("generator.width", (32, 64, 96)),
+        ("generator.training.steps", (1, 2, 3)),
+    ):
+        assert "suite-cpu-options.svg" not in drawn(over(option, numbers))
+
+
+def test_of_one_tokenizer_settings_stand_beside_the_marks() -> None:
+    svg = drawn([*over("evaluation.steps", (4, 8), generator="dit"), *over("evaluation.steps", (4, 8), generator="maskgit")])[
+        "suite-cpu-quality-time.svg"
+    ]
+    assert texts(svg, "key") == ["dit", "maskgit"] and sorted(texts(svg, "name")) == ["4", "4", "8", "8"]
+    assert "Beside the marks: steps." in texts(svg, "note")
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
         (results(reconstruction__psnr=30.0), []),
-        (results(reconstruction__psnr=30.0, tokenizer__bits_per_pixel=0.2), ["rate-distortion"]),
+        (results(reconstruction__psnr=30.0, tokenizer__bits_per_pixel=0.2), []),  # one alone is compared with nothing
         (results(samples__law_legal=0.5), []),
         (results(samples__law_legal=0.0, samples__seconds=0.5), ["quality-time"]),
         (results(samples__motion_fd=float("nan"), samples__seconds=0.5), []),

@@ -57,6 +57,13 @@ def test_values_over_a_factor_of_20_are_drawn_logarithmically_and_equal_factors_
         assert "logarithmic" not in svg
 
 
+def test_equal_factors_are_equally_far_across_where_that_is_asked():
+    svg = line_chart([Series("codes", [(64, 1.0), (256, 2.0), (1024, 3.0)])], title="Usage", x_name="codes", log_x=True)
+    (first, _), (second, _), (third, _) = line(svg)
+    assert second - first == pytest.approx(third - second, abs=0.11)
+    assert "codes (horizontal axis logarithmic)" in svg
+
+
 def test_a_long_curve_is_thinned_to_means_within_its_range():
     points = [(float(i), 5.0 + (-1) ** i) for i in range(5000)]
     svg = line_chart([Series("train", points)], title="Loss", x_name="steps")

@@ -97,10 +97,22 @@ class _Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
-def line_chart(series: Sequence[Series], *, title: str, x_name: str, width: int = WIDTH, height: int = HEIGHT) -> Markup:
-    """Curves over a shared horizontal axis. Vertically logarithmic where the values are positive and span over a factor 20."""
+def line_chart(
+    series: Sequence[Series], *, title: str, x_name: str, log_x: bool = False, width: int = WIDTH, height: int = HEIGHT
+) -> Markup:
+    """Curves over a shared horizontal axis. Vertically logarithmic where the values are positive and span over a factor 20.
+
+    Args:
+        series: the curves.
+        title: what the chart is of, for those who hear it.
+        x_name: of the horizontal axis.
+        log_x: whether the horizontal axis is logarithmic; all x are positive then.
+        width: of the box.
+        height: of the box.
+    """
     points = [point for one in series for point in one.points]
-    x = _linear([p[0] for p in points], LEFT, width - RIGHT, tight=True)
+    across, start, end = [p[0] for p in points], LEFT, width - RIGHT
+    x = _logarithmic_about(across, start, end) if log_x else _linear(across, start, end, tight=True)
     y = _vertical([*(p[1] for p in points), *(end for one in series for _, *ends in one.band for end in ends)], height=height)
     shapes = [shape for i, one in enumerate(series) for shape in _series(one, x, y, i)]
     ends = "; ".join(f"{one.label} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in series)
