@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import suite as suites
 import torch
 import work
 import yaml
-from collect import fingerprint
+from collect import collect, fingerprint
 from footage import write
 from suite_records import record
 from torch.utils.flop_counter import FlopCounterMode
@@ -271,6 +272,17 @@ def test_a_suite_runs_and_is_done(make_suite: Make, tmp_path: Path) -> None:
     assert run.run([job], []) == {"lfq-dit-1": 0}
     assert suite.results.read_text() == before
     assert len(list((tmp_path / "runs").glob("*lfq-dit*"))) == 1
+    command = shlex.split(next(record.origin.command for record in found))
+    again = [sys.executable, "-m", *command, f"runs={tmp_path / 'again'}"]
+    subprocess.run(again, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (folder,) = (tmp_path / "again").glob("*lfq-dit*")
+    first, measured = (
+        {record.row.name: repr(record.row.value) for record in some if record.row.stage == "evaluation"}
+        for some in (found, collect(folder))
+    )
+    timed = {name for name in measured if "seconds" in name}
+    assert len(measured) > 20 and timed
+    assert {name: first[name] for name in measured.keys() - timed} == {name: measured[name] for name in measured.keys() - timed}
 
 
 def test_hydras_launcher_does_jobs_side_by_side(make_suite: Make, make_run: Callable[..., Path], tmp_path: Path) -> None:
