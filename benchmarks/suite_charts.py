@@ -144,8 +144,8 @@ def _quality_time(found: Sequence[Run], without: Sequence[Run]) -> Page | None:
             if seconds and value is not None and (higher or min(_values(own, name)) > 0):
                 about = f"{generator} × {tokenizer}: {_said(name, value)} at {seconds:.3g} s a sample, {_seeds(own)}"
                 spread = _spread(own, name, factor)
-                style, label = _parts(generator) if one else (generator, _starred(tokenizer, own))
-                marks.append(Mark(label, seconds, factor * value, styles[style], about, spread))
+                style, label = _parts(generator) if one else (generator, tokenizer)
+                marks.append(Mark(_starred(label, own), seconds, factor * value, styles[style], about, spread))
         if not marks:
             continue
         what = measure(name)
