@@ -52,7 +52,7 @@ def _whole(cost: Cost) -> bool:
 
 
 def results(suite: Suite) -> list[Record]:
-    """The records of a suite, of generators with the tokens of the trunk and the clips that training saw.
+    """The records of a suite in its order, of generators with the tokens of the trunk and the clips that training saw.
 
     Where a run was done again by another recipe, as after a default has changed, the last one's alone.
     """
@@ -77,8 +77,12 @@ def _latest(suite: Suite, records: Sequence[Record]) -> list[Record]:
     def of(origin: Origin) -> tuple[object, ...]:
         return recipe_of(origin, recipes) or origin.command, origin.run == BASELINE and origin.tokenizer, origin.seed
 
-    last = {of(record.origin): record.origin.config for record in records}
-    return [record for record in records if record.origin.config == last[of(record.origin)]]
+    keys = [of(record.origin) for record in records]
+    last = {key: record.origin.config for key, record in zip(keys, records, strict=True)}
+    place: dict[object, int] = {recipe: number for number, recipe in enumerate(recipes)}
+    found = [(key, record) for key, record in zip(keys, records, strict=True) if record.origin.config == last[key]]
+    found.sort(key=lambda one: (one[1].origin.run == BASELINE, place.get(one[0][0], len(place)), one[1].origin.seed))
+    return [record for _, record in found]
 
 
 def recipe_of(origin: Origin, recipes: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:

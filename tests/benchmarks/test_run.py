@@ -242,6 +242,15 @@ def test_of_a_run_that_was_done_again_by_another_recipe_the_last_counts(make_sui
     assert [found.row.value for found in work.results(suite)] == [0.3, 0.5]
 
 
+def test_results_come_in_the_order_of_the_suite_whatever_was_run_first(make_suite: Make) -> None:
+    """Pages show them in their order, and charts give colours in it."""
+    suite = make_suite(grid={"tokenizer": ["kl", "vq"], "generator": ["dit", "ar"]}, seeds=[0, 1])
+    made = [record(cell.words, cell.seed, "samples/law_legal", number) for number, cell in enumerate(suite.cells)]
+    codec = replace(made[0], origin=replace(made[0].origin, run=records.BASELINE, command="", tokenizer="H.264, crf 18"))
+    records.append(suite.results, [codec, *made[::-1]])
+    assert [found.row.value for found in work.results(suite)] == [0, 4, 1, 5, 2, 6, 3, 7, 0]
+
+
 # What is run ------------------------------------------------------------------------------------------------------------------
 
 
