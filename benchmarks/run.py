@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ import sheets
 import suite as suites
 import work
 import yaml
-from collect import FOLDERS, collect, fingerprint
+from collect import FOLDERS, collect, fingerprint, portable
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from records import Record, alone, append, done, read
@@ -189,7 +190,9 @@ class Job:
         if self.sheets:
             sheets.keep(folder / self.config if self.again else folder, self.kept.with_suffix(""), f"{self.config}-{self.seed}")
         found = collect(folder, self.config if self.again else None)
-        origin = replace(found[0].origin, config=self.config)
+        # In the words of this suite: a run that was made for another may have left out what is the default.
+        words = [*map(portable, (*self.words, *self.again)), f"seed={self.seed}", f"runs={self.root.name}"]
+        origin = replace(found[0].origin, config=self.config, command=shlex.join(["vidgen", "fit", *words]))
         figures = [record.row for record in found]
         records = [Record(origin=origin, row=row) for row in [*figures, *self._work(folder, figures[-1]), *curves(folder)]]
         append(self.kept, records, once=True)

@@ -332,6 +332,23 @@ def test_steps_that_a_recipe_sets_itself_are_in_the_estimate(make_suite: Make, t
     assert long.seconds == pytest.approx(7 * long.cost["tokenizer"]["seconds"] + 300 * long.cost["generator"]["seconds"])
 
 
+def test_a_run_of_another_suite_is_told_in_the_words_of_this_one(
+    make_suite: Make, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """That one left out what is the default, which here is what is asked about."""
+    folder = make_run()
+    config = fingerprint(yaml.safe_load((folder / "config.yaml").read_text()))
+    grid = {"tokenizer": ["lfq"], "tokenizer.quantizer.bits": [10], "generator": ["dit"]}
+    suite = make_suite(grid=grid, common=["data.seed=0"], seeds=[0], sheets=False)
+    job = replace(run.Grid(suite, tmp_path / "runs").jobs()[0], trained=config, config=config)
+    assert job() == 0
+    (command,) = {record.origin.command for record in records.read(suite.results)}
+    words = ["data.seed=0", "tokenizer=lfq", "tokenizer.quantizer.bits=10", "generator=dit"]
+    steps = ["tokenizer.training.steps=3", "generator.training.steps=4"]
+    assert shlex.split(command) == ["vidgen", "fit", *words, *steps, "seed=0", "runs=runs"]
+    assert len(lines.lines(work.results(suite))) == 1
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_by_hydras_launcher(make_suite: Make, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
