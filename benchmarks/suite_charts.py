@@ -258,6 +258,7 @@ def _options(found: Sequence[Run]) -> Page | None:
     panels = []
     for option, named in related.items():
         numbers = sorted({float(run.typed(option)) for own in named.values() for run in own})
+        drawn = 0  # each option begins a row of its own
         for figure in (*(OF_TOKENIZERS if option.startswith("tokenizer.") else ()), *OF_SAMPLES):
             series = [one for name, own in named.items() if (one := _over(option, own, figure, name, styles[name])).points]
             if not any(len(one.points) > 1 for one in series):
@@ -268,7 +269,8 @@ def _options(found: Sequence[Run]) -> Page | None:
             chart = line_chart(series, title=f"{what.label} by {words}", x_name=words, log_x=wide, width=half, height=HEIGHT)
             unit = f", {what.unit}" if what.unit else ""
             subject = " of samples" if figure == "samples/motion_fd" else ""
-            panels.append(Panel(f"{what.label}{subject}{unit}", chart, half * (len(panels) % 2)))
+            panels.append(Panel(f"{what.label}{subject}{unit}", chart, half * (drawn % 2)))
+            drawn += 1
     notes = ["Lines: means over the seeds that each point has; shade: from the lowest to the highest."]
     return Page(_keys(styles), panels, notes, lines=True) if panels else None
 
