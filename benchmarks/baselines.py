@@ -35,11 +35,11 @@ def keep(suite: Suite, words: Sequence[str]) -> None:
     code = fingerprint(shared)
     if (code, 0) in done(suite.results):
         return
-    print("baselines: H.264 and training clips", flush=True)
     data: Data = build("data", config["data"])
     found = environment()
     sampled = any("stage=tokenizer" not in cell.words for cell in suite.cells)
     trained_on = (config["generator"]["training"]["clips"] or data.size("train")) if sampled else 0
+    print(f"baselines: H.264{' and training clips' if sampled else ''}", flush=True)
     origin = Origin(
         run=BASELINE,
         command="",

@@ -180,15 +180,15 @@ def _fitted(x: Tensor, y: Tensor, at: Tensor, penalty: float) -> Tensor:
 # H.264 --------------------------------------------------------------------------------------------------------------------
 
 
-def h264(clip: np.ndarray, crf: int) -> tuple[int, np.ndarray]:
+def h264(clip: np.ndarray, crf: int, *, preset: str = "veryslow", rate: int = 25) -> tuple[int, np.ndarray]:
     """A clip through x264: the bytes of its elementary stream, without the encoder's own remarks, and what comes back."""
     import av
 
     frames, height, width, _ = clip.shape
     coder = av.CodecContext.create("libx264", "w")
-    coder.width, coder.height, coder.pix_fmt, coder.time_base = width, height, "yuv420p", Fraction(1, 25)
+    coder.width, coder.height, coder.pix_fmt, coder.time_base = width, height, "yuv420p", Fraction(1, rate)
     # The macroblock tree reads beyond small frames: with it the same clip would not always come back the same.
-    coder.options = {"crf": str(crf), "preset": "veryslow", "x264-params": "mbtree=0"}
+    coder.options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
     packets = [
         packet for frame in clip for packet in coder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"))
     ]

@@ -16,13 +16,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from compare_tokenizers import h264
 from sensitivity import FIGURES, FRESH, NONE, RESULTS, Point
 from torch import Tensor, nn
 
@@ -262,7 +262,7 @@ def brighten(clips: Clips, rng: np.random.Generator, most: float = 24.0) -> Clip
 
 def compress(clips: Clips, rng: np.random.Generator, crf: int = 45) -> Clips:
     """Through x264 and back, each clip by itself."""
-    return clips.shown(np.stack([_x264(video, crf) for video in clips.video]))
+    return clips.shown(np.stack([h264(video, crf, preset="medium", rate=8)[1] for video in clips.video]))
 
 
 def halve(clips: Clips, rng: np.random.Generator) -> Clips:
@@ -308,19 +308,6 @@ CORRUPTIONS: dict[str, Corruption] = {
 def spoilt(clips: Clips, name: str, seed: int = SEED) -> Clips:
     """The clips with a corruption of ``CORRUPTIONS`` done to them."""
     return CORRUPTIONS[name](clips, np.random.default_rng([seed, list(CORRUPTIONS).index(name)]))
-
-
-def _x264(video: np.ndarray, crf: int) -> np.ndarray:
-    import av
-
-    coder, decoder = av.CodecContext.create("libx264", "w"), av.CodecContext.create("h264", "r")
-    coder.height, coder.width, coder.pix_fmt, coder.time_base = *video.shape[1:3], "yuv420p", Fraction(1, 8)
-    # The macroblock tree reads beyond small frames: with it the same clip would not always come back the same.
-    coder.options, coder.thread_count = {"crf": str(crf), "x264-params": "mbtree=0"}, 1
-    frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24") for frame in video]
-    stream = b"".join(bytes(packet) for frame in [*frames, None] for packet in coder.encode(frame))
-    pictures = [picture for packet in [*decoder.parse(stream), *decoder.parse(b"")] for picture in decoder.decode(packet)]
-    return np.stack([picture.to_ndarray(format="rgb24") for picture in [*pictures, *decoder.decode(None)]])
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

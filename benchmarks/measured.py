@@ -141,7 +141,7 @@ def trained(found: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def _named(found: Sequence[Run], without: tuple[str, ...]) -> dict[tuple[str, str], list[Run]]:
-    shared = set.intersection(*(set(run.words) for run in found)) if found else set()
+    shared = _shared(found)
     named: dict[tuple[str, str], list[Run]] = {}
     for run in found:
         own = [word for word in run.words if word not in shared and not word.startswith(without)]
@@ -156,7 +156,7 @@ def varied(found: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
 
     Left out is what sets the size of a generator, whose runs :func:`families` has, and what a budget makes of its steps.
     """
-    shared = set.intersection(*(set(run.words) for run in found)) if found else set()
+    shared = _shared(found)
     own = {id(run): [word for word in run.words if word not in shared and not word.startswith(STEPS[1:])] for run in found}
     given: dict[str, set[float]] = {}
     for word in (word for words in own.values() for word in words if not SIZE.match(word)):
@@ -171,6 +171,11 @@ def varied(found: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
                 pair = " × ".join(filter(None, [run.generator, run.tokenizer]))
                 related.setdefault(key, {}).setdefault(", ".join([pair, *rest]), []).append(run)
     return related
+
+
+def _shared(found: Sequence[Run]) -> set[str]:
+    """What was typed for all of them."""
+    return set.intersection(*(set(run.words) for run in found)) if found else set()
 
 
 def _is_number(text: str) -> bool:
