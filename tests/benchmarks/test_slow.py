@@ -21,12 +21,13 @@ def proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "proofs.jsonl"
 
 
-def test_only_what_has_passed_on_this_code_is_left_out(proofs: Path) -> None:
-    assert slow.left(["a", "b"], "now") == ["a", "b"]
+def test_only_what_has_passed_on_this_code_is_left_out(proofs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow, "code", lambda test: "now")
+    assert slow.left(["a", "b"]) == ["a", "b"]
     rows = [row("a", "passed", "before"), row("b", "passed", "now"), row("c", "failed", "now"), row("d", "passed", "now")]
     rows.append(row("d", "failed", "now"))  # the last run of a test counts
     proofs.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    assert slow.left(["a", "b", "c", "d", "e"], "now") == ["a", "c", "d", "e"]
+    assert slow.left(["a", "b", "c", "d", "e"]) == ["a", "c", "d", "e"]
 
 
 def test_outcomes_are_told_as_they_were(tmp_path: Path) -> None:
@@ -38,9 +39,9 @@ def test_outcomes_are_told_as_they_were(tmp_path: Path) -> None:
         "def test_not_here(): pytest.skip('no reason')\n"
     )
     tests = [f"{file}::{name}" for name in ("test_right", "test_wrong", "test_not_here")]
-    found = list(slow.run(tests, "now"))
+    found = list(slow.run(tests))
     assert [one["outcome"] for one in found] == ["passed", "failed", "skipped"]
-    assert all(one["code"] == "now" and one["hardware"] for one in found)
+    assert all(one["code"] == slow.code("tests/a.py") and one["hardware"] for one in found)
 
 
 def test_what_goes_through_every_pair_is_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +56,20 @@ def test_what_goes_through_every_pair_is_one_test(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_code_is_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "vidgen").mkdir()
-    (tmp_path / "vidgen" / "a.py").write_text("1")
+    """Those of the benchmarks count for their own tests alone."""
     monkeypatch.setattr(slow, "ROOT", tmp_path)
-    before = slow.code()
-    (tmp_path / "vidgen" / "a.md").write_text("words")
-    assert slow.code() == before
-    (tmp_path / "vidgen" / "a.py").write_text("2")
-    assert slow.code() != before
+    monkeypatch.setattr(slow, "_hash", slow._hash.__wrapped__)
+    tests = ("tests/nn/a.py::one", "tests/benchmarks/a.py::one")
+
+    def written(name: str, text: str) -> list[str]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return [slow.code(test) for test in tests]
+
+    first = written("vidgen/a.py", "1")
+    assert written("vidgen/a.md", "words") == first
+    second = written("vidgen/a.py", "2")
+    assert not set(first) & set(second)
+    third = written("benchmarks/a.py", "1")
+    assert third[0] == second[0]
+    assert third[1] != second[1]
