@@ -298,6 +298,27 @@ def test_a_finished_run_is_left_alone_and_its_tokenizer_and_latents_reused(
     assert len(run_folders(whole)) == len(before) + 3
 
 
+def test_nothing_is_told_of_a_tokenizer_that_was_begun_and_then_taken(fit: Callable[..., tuple[int, str]], whole: Path) -> None:
+    """Its curve, its pictures and its time are of another training than the tokenizer that is there."""
+    options = ["generator.training.steps=5"]
+    assert fit(*options, "reuse=never")[0] == 0
+    run = (whole / "runs" / "latest").resolve()
+    state = json.loads((run / "state.json").read_text())
+    assert state.pop("tokenizer") == "trained"
+    (run / "state.json").write_text(json.dumps(state | {"status": "running"}))
+    status, said = fit(*options)
+    assert status == 0, said
+    assert "(going on with it)" in said
+    assert "taken from" in said
+    assert (whole / "runs" / "latest").resolve() == run
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in told} == {"generator", "evaluation"}
+    assert not list(run.glob("reconstructions/preview-*"))
+    environment = json.loads((run / "environment.json").read_text())
+    assert "tokenizer" not in environment["timings"]
+    assert "tokenizer training clips/s" not in environment["throughput"]
+
+
 def test_a_run_killed_after_its_last_checkpoint_ends_the_same(
     fit: Callable[..., tuple[int, str]], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

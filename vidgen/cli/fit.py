@@ -133,6 +133,9 @@ class Fit:
         else:
             done = "tokenizer" in self.folder.state
             self.tokenizer.load_state_dict(hub.load(self.path if done else source).tokenizer.state_dict())
+            if not done:
+                self.timings.pop("tokenizer", None)
+                ranks.first(self._forget_tokenizer)
             if source != "trained":
                 again = "" if self.plan.given else " (reuse=never trains it again)"
                 self._say("tokenizer", f"taken from {source}{again}")
@@ -141,6 +144,13 @@ class Fit:
         if not ranks.lead():  # the first has measured it
             self.tokenizer.load_state_dict(hub.load(self.path).tokenizer.state_dict())
         self.folder.update(tokenizer=source)
+
+    def _forget_tokenizer(self) -> None:
+        """Removes what is left of a training that was stopped, where another run has finished the same since."""
+        rows.trim(self.path / "metrics.jsonl", stage="tokenizer", step=-1)
+        for pattern in ("checkpoints/tokenizer*.ckpt", "reconstructions/preview-*"):
+            for path in self.path.glob(pattern):
+                path.unlink()
 
     def _make_generator(self) -> None:
         """Trains the generator on cached latents."""
