@@ -314,12 +314,20 @@ def _styles(found: Sequence[Entry], column: str) -> list[str]:
 
 def _comparable(found: Sequence[Entry], column: str) -> list[list[int]]:
     """Places of the recipes among which one is the best: reconstructions are of one rate, what is measured against them of one
-    tokenizer, and the rest is all that there is."""
+    tokenizer, a mean over what could be read is of half of the clips at least, and the rest is all that there is."""
     if column.startswith("reconstruction/"):
         return _grouped(map(_rate, found), lambda one, other: abs(one - other) <= TOLERANCE * other)
     if column == AGAINST_RECONSTRUCTIONS:
         return _grouped(map(_tokenizer, found), lambda one, other: one == other)
+    if column == OF_READABLE:
+        return [[place for place, entry in enumerate(found) if not _hardly_read(entry)]]
     return [list(range(len(found)))]
+
+
+def _hardly_read(entry: Entry) -> bool:
+    """Whether fewer than half of the clips could be read, with any of its seeds."""
+    asked = max((row.n or 0 for row in _rows([entry], "samples/law_legal")), default=0)
+    return any((row.n or 0) < asked / 2 for row in _rows([entry], OF_READABLE))
 
 
 def _rate(entry: Entry) -> float:
@@ -428,8 +436,7 @@ def _mark_evaluation(column: str, measured: Sequence[Entry], mark: Mark) -> None
     """Marks figures of another number of clips or another rule."""
     if column == OF_READABLE:
         for entry in measured:
-            asked = max((row.n or 0 for row in _rows([entry], "samples/law_legal")), default=0)
-            if any((row.n or 0) < asked / 2 for row in entry.rows[column].values()):
+            if _hardly_read(entry):
                 mark(entry, column, "of fewer than half of the clips: the others could not be read")
     else:
         _unusual(measured, column, "of {} clips", lambda entry: [f"{row.n:,}" for row in _rows([entry], column) if row.n], mark)
@@ -475,7 +482,8 @@ def _legend(
     if "best" in marked:
         rate = "; of reconstructions, among recipes of one rate" if any(c.startswith("reconstruction/") for c in columns) else ""
         own = "; of distances to them, among recipes of one tokenizer" if AGAINST_RECONSTRUCTIONS in columns else ""
-        yield f"**Bold** is the best of a column{rate}{own}."
+        read = "; of law residuals, among recipes of which half of the clips can be read" if any(map(_hardly_read, found)) else ""
+        yield f"**Bold** is the best of a column{rate}{own}{read}."
     if max(seeds, default=0) >= suite_stats.SEEDS:
         yield f"*Italic* is not significantly worse than that ({suite_stats.TEST})."
     counts = sorted(
